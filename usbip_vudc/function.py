@@ -1,0 +1,333 @@
+"""THE SEAM between what a device does (Function) and what carries it (UDC).
+
+A Function describes its interfaces by role and talks to Endpoints by queueing Requests, as a
+kernel gadget driver does with ``usb_ep_queue``. A UDC (ours in userspace, or a kernel one) gives
+it the Endpoints while a configuration is selected. Nothing here knows a socket, a file or USB/IP.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import anyio
+import anyio.to_thread
+
+from usbip_vudc.errors import TransferError
+from usbip_vudc.sglist import Buffer, SGList
+from usbip_vudc.usb.ch9 import Direction, SetupPacket, Speed, TransferType
+
+__all__ = (
+    "UDC",
+    "AltSetting",
+    "Blocking",
+    "ClassDescriptor",
+    "ControlRequest",
+    "Conversation",
+    "Endpoint",
+    "EndpointSpec",
+    "Function",
+    "InterfaceSpec",
+    "Request",
+    "converse",
+)
+
+
+# --- what a function says of itself ------------------------------------------------------------
+
+
+class ClassDescriptor(Protocol):
+    """A class-specific descriptor that may name other interfaces of its function."""
+
+    def pack(self, numbers: Mapping[str, int]) -> bytes:
+        """The bytes, given bInterfaceNumber of each interface role of the function."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointSpec:
+    """An endpoint by role. The UDC picks the address; the speed picks what is not given here.
+
+    ``interval_ms`` is the polling period of an interrupt or isochronous endpoint, in ms.
+    ``max_packet_size`` in bytes, by speed, where it differs from the speed's own default.
+    ``max_burst`` is bMaxBurst at SuperSpeed: packets in a burst less one.
+    """
+
+    role: str
+    direction: Direction
+    transfer_type: TransferType
+    interval_ms: float = 0
+    max_packet_size: Mapping[Speed, int] = field(default_factory=dict)
+    max_burst: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AltSetting:
+    """One alternate setting: its endpoints and the class descriptors before them."""
+
+    endpoints: tuple[EndpointSpec, ...] = ()
+    class_descriptors: tuple[ClassDescriptor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterfaceSpec:
+    """An interface by role, with its alternate settings in order from 0."""
+
+    role: str
+    bInterfaceClass: int
+    bInterfaceSubClass: int = 0
+    bInterfaceProtocol: int = 0
+    name: str = ""
+    alternates: tuple[AltSetting, ...]
+
+
+# --- what moves --------------------------------------------------------------------------------
+
+
+class Request:
+    """A transfer that a function offers to one endpoint: the kernel's ``struct usb_request``.
+
+    ``sg`` holds the bytes to send, or the room for bytes to come. ``zero`` asks for a ZLP after
+    an IN request that is a multiple of the maxpacket. After completion ``actual`` is the number
+    of bytes moved and ``error`` is None or the TransferError; until then ``done`` is False and
+    the memory belongs to the UDC.
+    """
+
+    __slots__ = ("actual", "done", "error", "length", "on_complete", "sg", "zero")
+
+    def __init__(
+        self,
+        data: SGList | Buffer,
+        *,
+        zero: bool = False,
+        on_complete: Callable[[Request], None] | None = None,
+    ) -> None:
+        self.sg = data if isinstance(data, SGList) else SGList(data)
+        self.length = self.sg.length
+        self.zero = zero
+        self.on_complete = on_complete
+        self.actual = 0
+        self.done = False
+        self.error: TransferError | None = None
+
+    def complete(self, error: TransferError | None = None) -> None:
+        """Called once by the UDC. Runs ``on_complete``, which may queue further requests."""
+        self.error = error
+        self.done = True
+        on_complete = self.on_complete
+        if on_complete is not None:
+            self.on_complete = None
+            on_complete(self)
+
+    def __repr__(self) -> str:
+        state = "pending" if not self.done else type(self.error).__name__ if self.error else "ok"
+        return f"<Request {self.actual}/{self.length} {state}>"
+
+
+class Endpoint(ABC):
+    """One endpoint of a live configuration, as its function sees it."""
+
+    role: str
+    direction: Direction
+    transfer_type: TransferType
+    address: int
+    max_packet_size: int
+
+    @abstractmethod
+    def queue(self, request: Request) -> Request:
+        """Queue a request behind those already queued, and return it at once.
+
+        It completes through ``request.on_complete``, never before this call returns unless the
+        endpoint is already disabled (then with EndpointDisabled). On a halted endpoint it waits
+        for the host to clear the halt.
+        """
+
+    @abstractmethod
+    def withdraw(self, request: Request) -> None:
+        """Take a request back: it completes with RequestWithdrawn. A done one is left alone."""
+
+    @abstractmethod
+    def halt(self) -> None:
+        """Answer the host with STALL until it sends CLEAR_FEATURE(ENDPOINT_HALT).
+
+        Raises LocalProtocolError while IN requests are queued (the kernel: -EAGAIN).
+        """
+
+    async def submit(self, data: Request | SGList | Buffer, *, zero: bool = False) -> int:
+        """Queue a request and wait until the host has taken or filled it; bytes moved.
+
+        Raises EndpointDisabled if the configuration ended first and Overflow if the host sent
+        too much; the buffers may then hold partial data. A cancelled wait withdraws the request.
+        """
+        request = data if isinstance(data, Request) else Request(data, zero=zero)
+        finished = anyio.Event()
+        request.on_complete = lambda _request: finished.set()
+        self.queue(request)
+        try:
+            await finished.wait()
+        except BaseException:
+            self.withdraw(request)
+            raise
+        if request.error is not None:
+            raise request.error
+        return request.actual
+
+    def round_up(self, length: int) -> int:
+        """``length`` bytes rounded up to whole packets: the size an OUT request should have."""
+        return -(-length // self.max_packet_size) * self.max_packet_size
+
+
+@dataclass(slots=True)
+class ControlRequest:
+    """A class or vendor request on ep0, with what the host sent in its OUT data stage.
+
+    ``interface`` and ``endpoint`` are the role that wIndex names, where it names one.
+    """
+
+    setup: SetupPacket
+    data: bytes = b""
+    interface: str | None = None
+    endpoint: str | None = None
+
+
+class Function(ABC):
+    """What a device does. Written once; runs on every UDC.
+
+    ``interfaces`` describes it by role. A Function belongs to one gadget at a time.
+    """
+
+    name: ClassVar[str]
+    interfaces: Sequence[InterfaceSpec]
+
+    @abstractmethod
+    async def run(self, endpoints: Mapping[str, Endpoint]) -> None:
+        """Live exactly as long as the configuration and its alternate settings.
+
+        Started when the host selects them, with the endpoints by role, and cancelled when it
+        deselects them, resets the bus or goes away; every queued request then completes with
+        EndpointDisabled. Returning leaves the endpoints answering NAK. Raising is a crash of
+        the firmware: the device disconnects.
+        """
+
+    def setup(self, request: ControlRequest) -> Buffer | None:
+        """Answer a class or vendor request, without waiting.
+
+        Return the bytes of the IN data stage (cut to wLength for you), or b"" to acknowledge
+        an OUT request. None stalls, so what is not handled is refused.
+        """
+        return None
+
+
+class UDC(ABC):
+    """A USB device controller that carries one gadget."""
+
+    name: str
+
+    @abstractmethod
+    def unplug(self) -> None:
+        """Disconnect from the host. Every request completes with EndpointDisabled."""
+
+
+# --- conversations: functions that only wait for requests --------------------------------------
+
+
+@dataclass(slots=True)
+class Blocking:
+    """Yielded by a conversation: run ``work`` in a thread (fsync, say) and send its result."""
+
+    work: Callable[[], object]
+
+
+Conversation = Generator["Request | Blocking", object, None]
+"""A generator that yields what it waits for: a queued Request, or Blocking work.
+
+It is resumed with the Request (look at ``actual``), or the TransferError is raised in it.
+"""
+
+
+async def converse(conversation: Conversation) -> None:
+    """Drive a conversation to its end, each step run by the completion that it waited for.
+
+    A step costs no task switch, which is what makes one command of a disk cheap (an anyio task
+    that waits on an Event pays about 10 us for every wake). On cancellation the generator is
+    closed; it withdraws nothing itself, since the UDC has then disabled its endpoints.
+    """
+    driver = _Driver(conversation)
+    try:
+        driver.resume(None)
+        while True:
+            await driver.attention.wait()
+            driver.attention = anyio.Event()
+            if driver.ended:
+                break
+            await driver.run_blocking()
+    finally:
+        driver.close()
+    if driver.failure is not None:
+        raise driver.failure
+
+
+class _Driver:
+    """Steps one conversation; wakes its `converse` task only to end or to do blocking work."""
+
+    __slots__ = ("_conversation", "attention", "blocking", "ended", "failure")
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+        self.attention = anyio.Event()
+        self.blocking: Blocking | None = None
+        self.ended = False
+        self.failure: BaseException | None = None
+
+    def resume(self, request: Request | None) -> None:
+        """Run the generator until it waits for something that is not done yet."""
+        if self.ended:
+            return
+        outcome: object = request
+        error: BaseException | None = request.error if request is not None else None
+        self._step(outcome, error)
+
+    def _step(self, outcome: object, error: BaseException | None) -> None:
+        while True:
+            try:
+                if error is None:
+                    waiting = self._conversation.send(outcome)
+                else:
+                    waiting = self._conversation.throw(error)
+            except StopIteration:
+                return self._end(None)
+            except BaseException as failure:  # noqa: BLE001 - carried to converse(), which raises it
+                return self._end(failure)
+            if isinstance(waiting, Blocking):
+                self.blocking = waiting
+                self.attention.set()
+                return None
+            if not waiting.done:
+                waiting.on_complete = self.resume
+                return None
+            outcome, error = waiting, waiting.error
+
+    async def run_blocking(self) -> None:
+        """Do the work that the conversation waits for, off the event loop, and resume it."""
+        blocking, self.blocking = self.blocking, None
+        if blocking is None:
+            return
+        outcome: object = None
+        error: BaseException | None = None
+        try:
+            outcome = await anyio.to_thread.run_sync(blocking.work)
+        except OSError as failure:
+            error = failure
+        self._step(outcome, error)
+
+    def _end(self, failure: BaseException | None) -> None:
+        self.ended = True
+        self.failure = failure
+        self.attention.set()
+
+    def close(self) -> None:
+        self.ended = True
+        self._conversation.close()
+
+
