@@ -18,8 +18,8 @@ __all__ = (
     "RequestWithdrawn",
     "SchemeError",
     "TransferError",
-    "UsbipVudcError",
     "UrbError",
+    "UsbipVudcError",
     "errno_name",
 )
 

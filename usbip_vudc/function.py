@@ -138,9 +138,9 @@ class Endpoint(ABC):
     def queue(self, request: Request) -> Request:
         """Queue a request behind those already queued, and return it at once.
 
-        It completes through ``request.on_complete``, never before this call returns unless the
-        endpoint is already disabled (then with EndpointDisabled). On a halted endpoint it waits
-        for the host to clear the halt.
+        It completes when the host has moved its bytes, or at once with EndpointDisabled where
+        the configuration is over. On a halted endpoint it waits for the host to clear the halt.
+        Raises LocalProtocolError for a request that was used before.
         """
 
     @abstractmethod
@@ -162,7 +162,12 @@ class Endpoint(ABC):
         """
         request = data if isinstance(data, Request) else Request(data, zero=zero)
         finished = anyio.Event()
-        request.on_complete = lambda _request: finished.set()
+
+        def wake(_request: Request) -> None:
+            finished.set()
+            self._task_woken()
+
+        request.on_complete = wake
         self.queue(request)
         try:
             await finished.wait()
@@ -172,6 +177,9 @@ class Endpoint(ABC):
         if request.error is not None:
             raise request.error
         return request.actual
+
+    def _task_woken(self) -> None:  # noqa: B027 - a controller that need not know leaves it empty
+        """A task that waited in `submit` has become ready to run."""
 
     def round_up(self, length: int) -> int:
         """``length`` bytes rounded up to whole packets: the size an OUT request should have."""
@@ -210,7 +218,7 @@ class Function(ABC):
         the firmware: the device disconnects.
         """
 
-    def setup(self, request: ControlRequest) -> Buffer | None:
+    def setup(self, request: ControlRequest) -> Buffer | None:  # noqa: ARG002 - for overriders
         """Answer a class or vendor request, without waiting.
 
         Return the bytes of the IN data stage (cut to wLength for you), or b"" to acknowledge
@@ -297,7 +305,7 @@ class _Driver:
                     waiting = self._conversation.throw(error)
             except StopIteration:
                 return self._end(None)
-            except BaseException as failure:  # noqa: BLE001 - carried to converse(), which raises it
+            except BaseException as failure:
                 return self._end(failure)
             if isinstance(waiting, Blocking):
                 self.blocking = waiting
@@ -329,5 +337,3 @@ class _Driver:
     def close(self) -> None:
         self.ended = True
         self._conversation.close()
-
-

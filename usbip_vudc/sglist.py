@@ -18,7 +18,7 @@ __all__ = ("Buffer", "SGList", "format_layout", "parse_layout")
 Buffer = bytes | bytearray | memoryview
 
 MAX_SEGMENTS: Final = 65_536
-"""More entries than any block queue has (dummy_hcd allows 2048, the kernel's chained lists 65535)."""
+"""More entries than any block queue has (dummy_hcd allows 2048)."""
 
 _TERM = re.compile(r"(?:(?P<count>\d+)[xX*])?(?P<length>\d+)$")
 

@@ -1,0 +1,1 @@
+"""The words of USB: chapter 9 and its descriptors."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from functools import lru_cache
 from typing import Final
 
 from usbip_vudc.errors import SchemeError
@@ -185,7 +186,7 @@ class SetupPacket:
         """Read eight bytes, little endian. Raises SchemeError for any other length."""
         if len(data) != cls.SIZE:
             raise SchemeError(f"setup packet has {len(data)} bytes, expected 8 (USB 2.0 9.3)")
-        return cls(*_SETUP.unpack(data))
+        return _setup(bytes(data))
 
     def pack(self) -> bytes:
         """The eight bytes as they travel."""
@@ -213,6 +214,12 @@ class SetupPacket:
             f"{self.bmRequestType:02x} {self.bRequest:02x} "
             f"{self.wValue:04x} {self.wIndex:04x} {self.wLength:04x}"
         )
+
+
+@lru_cache(maxsize=256)
+def _setup(data: bytes) -> SetupPacket:
+    """Hosts repeat a few requests without end; the value is frozen, so it can be shared."""
+    return SetupPacket(*_SETUP.unpack(data))
 
 
 # The largest wMaxPacketSize that each speed allows, and the one a gadget uses unless told

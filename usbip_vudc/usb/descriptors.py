@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
-from typing import ClassVar, Final, TypeVar
+from typing import ClassVar, Final, Self, TypeVar
 
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.usb.ch9 import DescriptorType, Direction, TransferType
@@ -77,7 +77,7 @@ class _FixedDescriptor:
             raise SchemeError(f"{self!r}: {error}") from None
 
     @classmethod
-    def parse(cls: type[_Self], data: bytes | bytearray | memoryview) -> _Self:
+    def parse(cls, data: bytes | bytearray | memoryview) -> Self:
         """Read the first SIZE bytes; longer descriptors (a later revision's) are accepted.
 
         Raises SchemeError for a wrong bDescriptorType or too few bytes.
@@ -411,9 +411,9 @@ class BosDescriptor:
     def pack(self) -> bytes:
         """Header with true wTotalLength, then each capability."""
         body = b"".join(capability.pack() for capability in self.capabilities)
-        return struct.pack("<BBHB", 5, DescriptorType.BOS, 5 + len(body), len(self.capabilities)) + (
-            body
-        )
+        return struct.pack(
+            "<BBHB", 5, DescriptorType.BOS, 5 + len(body), len(self.capabilities)
+        ) + (body)
 
     @classmethod
     def parse(cls, data: bytes | bytearray | memoryview) -> BosDescriptor:

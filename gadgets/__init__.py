@@ -1,0 +1,1 @@
+"""What devices do: functions written once, for every UDC."""

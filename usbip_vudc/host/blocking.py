@@ -1,0 +1,312 @@
+"""BlockingHost: one imported device, for ordinary synchronous programs and any number of threads.
+
+Whichever thread waits for a URB reads the socket, and completes the URBs of the others as it
+meets them; there is no thread of its own, so a program with one thread pays for no hand-off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Final, Self
+
+from usbip_vudc.cable import set_options
+from usbip_vudc.errors import DeviceGone, RemoteProtocolError, UrbError
+from usbip_vudc.host import sg as sg_rule
+from usbip_vudc.host.handshake import import_device
+from usbip_vudc.sglist import Buffer, SGList
+from usbip_vudc.urb import HostUrb
+from usbip_vudc.usb.ch9 import Direction, SetupPacket
+from usbip_vudc.wire.connection import HostConnection
+from usbip_vudc.wire.pdu import UsbDevice
+
+__all__ = ("BlockingHost",)
+
+_UNLINK_PATIENCE: Final = 5.0
+"""Seconds that a device may take to answer CMD_UNLINK before it counts as gone."""
+
+_LOOKS: Final = 30
+_MAX_IOVECS: Final = 512
+
+
+class BlockingHost:
+    """Imports a device and submits URBs to it. All methods may be called from any thread.
+
+    ``device`` is what IMPORT returned. Raises ImportRefused, OSError or RemoteProtocolError.
+    """
+
+    def __init__(self, host: str, port: int, busid: str, *, timeout: float = 10.0) -> None:
+        self._sock, self.device = import_device(host, port, busid, timeout=timeout)
+        self._setup()
+
+    @classmethod
+    def on_socket(cls, sock: socket.socket, device: UsbDevice) -> Self:
+        """Wrap a socket over which the device has been imported already."""
+        self = cls.__new__(cls)
+        self._sock, self.device = sock, device
+        self._setup()
+        return self
+
+    def _setup(self) -> None:
+        set_options(self._sock)
+        self._connection = HostConnection(self.device.devid)
+        self._sending = threading.RLock()
+        self._readers = threading.Condition()
+        self._reading = False
+        self._looks = _LOOKS
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the device is gone or was closed."""
+        return self._closed
+
+    def close(self) -> None:
+        """Give the device up: pending URBs of other threads end with -ESHUTDOWN."""
+        self._lose(-errno.ESHUTDOWN)
+
+    # --- URBs ----------------------------------------------------------------------------------
+
+    def submit(self, urb: HostUrb) -> None:
+        """Send a URB. `wait` for it; its buffer must stay untouched until then."""
+        with self._sending:
+            self._connection.submit(urb)
+            if urb.status is None:
+                self._flush()
+
+    def unlink(self, urb: HostUrb) -> None:
+        """Ask for a pending URB back; `wait` tells how it ended."""
+        with self._sending:
+            if urb.status is None and not self._closed:
+                self._connection.unlink(urb)
+                self._flush()
+
+    def wait(self, urb: HostUrb, timeout: float | None = None) -> bool:
+        """Wait until a URB has completed, at most ``timeout`` seconds; False when it has not."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while urb.status is None:
+            if not self._lead(urb, deadline):
+                return False
+            try:
+                while urb.status is None:
+                    if not self._read(deadline):
+                        return False
+            finally:
+                with self._readers:
+                    self._reading = False
+                    self._readers.notify_all()
+        return True
+
+    def transfer(self, urb: HostUrb, timeout: float | None = None) -> int:
+        """Submit a URB and wait for it: bytes moved. ``timeout`` in seconds, None for ever.
+
+        When time is up the URB is unlinked and the answer awaited. Raises UrbError with
+        ETIMEDOUT then (unless the reply won the race), with EPIPE for a stall, EOVERFLOW for
+        babble, and so on; DeviceGone where the connection broke.
+        """
+        self.submit(urb)
+        if urb.status is None:
+            try:
+                in_time = self.wait(urb, timeout)
+            except BaseException:
+                self.unlink(urb)
+                raise
+            if not in_time:
+                self._take_back(urb)
+        return _result(urb)
+
+    def transfer_sg(
+        self,
+        endpoint: int,
+        sg: SGList,
+        *,
+        scatter_gather: bool = True,
+        timeout: float | None = None,
+    ) -> sg_rule.SgResult:
+        """Transfer an SG list as Linux's usb_sg_wait does, with or without SG at the host.
+
+        Never raises for a failed URB: the result tells. ``timeout`` in seconds is for all of it.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        urbs = sg_rule.split(endpoint, sg, scatter_gather=scatter_gather)
+        for urb in urbs:
+            self.submit(urb)
+        failed = False
+        for urb in urbs:
+            if failed:
+                self.unlink(urb)
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            if not self.wait(urb, left):
+                self._take_back(urb)
+            failed = failed or bool(urb.status)
+        return sg_rule.outcome(urbs)
+
+    def control(self, setup: SetupPacket, data: Buffer = b"", timeout: float | None = 5.0) -> bytes:
+        """A control transfer: the bytes of the IN data stage, b"" for OUT.
+
+        ``data`` is the OUT data stage, wLength bytes. Raises as `transfer` does.
+        """
+        if setup.direction == Direction.IN:
+            buffer = bytearray(setup.wLength)
+            actual = self.transfer(HostUrb(0, buffer, setup=setup), timeout)
+            return bytes(buffer[:actual])
+        self.transfer(HostUrb(0, data, setup=setup), timeout)
+        return b""
+
+    def _take_back(self, urb: HostUrb) -> None:
+        """Unlink after a timeout. A device that does not even answer that is gone."""
+        self.unlink(urb)
+        if not self.wait(urb, _UNLINK_PATIENCE):
+            self._lose(-errno.ENODEV)
+        if urb.status == -errno.ECONNRESET:
+            urb.status = -errno.ETIMEDOUT
+
+    # --- the socket ----------------------------------------------------------------------------
+
+    def _lead(self, urb: HostUrb, deadline: float | None) -> bool:
+        """Become the one thread that reads; False when time is up first."""
+        with self._readers:
+            while urb.status is None and self._reading:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._readers.wait(left)
+            self._reading = True
+        return True
+
+    def _read(self, deadline: float | None) -> bool:
+        """Receive once and act on it, as the reading thread; False when time is up."""
+        connection = self._connection
+        buffers = connection.get_buffers()
+        looks = self._looks
+        began = 0.0
+        while not self._closed:
+            try:
+                if len(buffers) == 1:
+                    count = self._sock.recv_into(buffers[0])
+                else:
+                    count = self._sock.recvmsg_into(buffers[:_MAX_IOVECS])[0]
+            except BlockingIOError:
+                if looks:
+                    # A quick device answers before a sleep would pay: hand it the processor.
+                    looks -= 1
+                    os.sched_yield()
+                    continue
+                began = began or time.monotonic()
+                if not self._poll(select.POLLIN, deadline):
+                    return False
+                continue
+            except OSError:
+                count = 0
+            self._looks = 0 if began and time.monotonic() - began > 200e-6 else _LOOKS
+            if not count:
+                break
+            waiting = connection.pending
+            try:
+                connection.advance(count)
+            except RemoteProtocolError:
+                self._lose(-errno.EPROTO)
+                raise
+            if waiting > 1:
+                with self._readers:
+                    self._readers.notify_all()
+            return True
+        self._lose(-errno.ENODEV)
+        return True
+
+    def _flush(self) -> None:
+        """Send all of ``outgoing``; called with the sending lock held."""
+        outgoing = self._connection.outgoing
+        self._connection.outgoing = []
+        while outgoing and not self._closed:
+            try:
+                count = self._sock.sendmsg(outgoing[:_MAX_IOVECS])
+            except BlockingIOError:
+                self._wait_to_send()
+                continue
+            except OSError:
+                self._lose(-errno.ENODEV)
+                return
+            done = 0
+            for buffer in outgoing:
+                if count < len(buffer):
+                    break
+                count -= len(buffer)
+                done += 1
+            del outgoing[:done]
+            if count:
+                outgoing[0] = memoryview(outgoing[0])[count:]
+
+    def _wait_to_send(self) -> None:
+        """The socket is full. The device may wait for us to read before it reads, so read."""
+        with self._readers:
+            reads = not self._reading
+            if reads:
+                self._reading = True
+        try:
+            ready = self._poll(select.POLLOUT | (select.POLLIN if reads else 0), None)
+            if reads and ready & select.POLLIN:
+                self._read(None)
+        finally:
+            if reads:
+                with self._readers:
+                    self._reading = False
+                    self._readers.notify_all()
+
+    def _poll(self, events: int, deadline: float | None) -> int:
+        """What the socket is ready for, 0 when time is up."""
+        poller = select.poll()
+        try:
+            poller.register(self._sock, events)
+        except ValueError:
+            return select.POLLHUP  # closed by another thread
+        while True:
+            if deadline is None:
+                milliseconds = 1000.0
+            else:
+                milliseconds = max((deadline - time.monotonic()) * 1000, 0)
+            ready = poller.poll(min(milliseconds, 1000.0))
+            if ready:
+                return ready[0][1]
+            if self._closed:
+                return select.POLLHUP
+            if deadline is not None and time.monotonic() >= deadline:
+                return 0
+
+    def _lose(self, status: int) -> None:
+        with self._sending:
+            if self._closed:
+                return
+            self._closed = True
+            with contextlib.suppress(OSError):  # the peer was first
+                self._sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
+            self._sock.close()
+            self._connection.lost(status)
+        with self._readers:
+            self._readers.notify_all()
+
+
+def _result(urb: HostUrb) -> int:
+    status = urb.status or 0
+    if status in (-errno.ESHUTDOWN, -errno.ENODEV):
+        raise DeviceGone(repr(urb))
+    if status < 0:
+        raise UrbError(-status, repr(urb), actual_length=urb.actual)
+    return urb.actual

@@ -1,0 +1,192 @@
+"""URBs, as both ends of the cable know them, and where the bytes of one go while they arrive.
+
+`Urb` is the device's side (it came as CMD_SUBMIT), `HostUrb` the host's (it is to be sent).
+Numbers of ``transfer_flags`` are the kernel's (include/linux/usb.h). Standard library only.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from usbip_vudc.sglist import Buffer, SGList
+from usbip_vudc.usb.ch9 import Direction, SetupPacket
+
+__all__ = (
+    "URB_DIR_IN",
+    "URB_DMA_MAP_SG",
+    "URB_SHORT_NOT_OK",
+    "URB_ZERO_PACKET",
+    "HostUrb",
+    "Landing",
+    "Urb",
+)
+
+URB_SHORT_NOT_OK: Final = 0x0001
+"""transfer_flags: a short IN transfer is an error, -EREMOTEIO (the host's side decides it)."""
+
+URB_ZERO_PACKET: Final = 0x0040
+"""transfer_flags: end an OUT transfer that is a multiple of the maxpacket with a ZLP."""
+
+
+URB_DIR_IN: Final = 0x0200
+URB_DMA_MAP_SG: Final = 0x40000
+"""transfer_flags: the URB has an SG list; of its entries only this flag travels."""
+
+
+class Urb:
+    """A USB request block as the device's side sees it (``struct urb``, usbip CMD_SUBMIT).
+
+    ``length`` is transfer_buffer_length in bytes. An OUT URB has its bytes in ``payload`` unless
+    they ``landed`` in a request already; an IN URB collects views of them in ``data``. ``status``
+    is None while pending, then 0 or a negative errno; ``actual`` is in bytes. ``iso_packets`` is
+    the raw descriptors of an isochronous URB, and ``number_of_packets`` goes back as it came.
+    """
+
+    # Class-level values stand until something is set: one of these is made for every URB, and
+    # most never need more than what the constructor sets.
+    payload: bytes | bytearray | memoryview = b""
+    data: Sequence[memoryview] = ()
+    actual: int = 0
+    status: int | None = None
+    landed: bool = False
+    start_frame: int = 0
+    number_of_packets: int = 0
+    iso_packets: bytes = b""
+
+    def __init__(
+        self, seqnum: int, endpoint: int, length: int, flags: int = 0, setup: bytes = b""
+    ) -> None:
+        self.seqnum = seqnum
+        self.endpoint = endpoint
+        self.length = length
+        self.flags = flags
+        self.setup = setup
+
+    def __repr__(self) -> str:
+        way = "IN" if self.endpoint & Direction.IN else "OUT"
+        state = "pending" if self.status is None else str(self.status)
+        return (
+            f"<Urb seqnum={self.seqnum} ep{self.endpoint & 15} {way} "
+            f"{self.actual}/{self.length} {state}>"
+        )
+
+
+class Landing:
+    """Where a payload of ``length`` bytes goes while it arrives: somebody's memory, or our own.
+
+    ``target`` is re-read before every receive, since a request may be withdrawn meanwhile.
+    """
+
+    __slots__ = ("length", "received", "target", "urb")
+
+    def __init__(self, target: list[memoryview], length: int, urb: Urb | None = None) -> None:
+        self.target = target
+        self.length = length
+        self.urb = urb
+        self.received = 0
+
+    @classmethod
+    def private(cls, urb: Urb) -> Landing:
+        """A landing in memory of our own, for an OUT URB that no request waits for yet."""
+        buffer = bytearray(urb.length)
+        urb.payload = buffer
+        return cls([memoryview(buffer)], urb.length, urb)
+
+    def remaining(self) -> list[memoryview]:
+        """The views that the rest of the payload goes to, in order."""
+        if not self.received:
+            return self.target
+        views = []
+        skip = self.received
+        for view in self.target:
+            size = len(view)
+            if skip < size:
+                views.append(view[skip:] if skip else view)
+                skip = 0
+            else:
+                skip -= size
+        return views
+
+    def put(self, data: memoryview) -> None:
+        """Copy bytes that arrived elsewhere to their place."""
+        taken = 0
+        for view in self.remaining():
+            piece = data[taken : taken + len(view)]
+            view[: len(piece)] = piece
+            taken += len(piece)
+            if taken == len(data):
+                break
+        self.received += len(data)
+
+    def evict(self) -> None:
+        """Leave the request's memory: keep what has come so far, receive the rest in ours."""
+        moved = b"".join(self.target)[: self.received]
+        buffer = bytearray(self.length)
+        buffer[: len(moved)] = moved
+        self.target = [memoryview(buffer)]
+        if self.urb is not None:
+            self.urb.payload = buffer
+            self.urb.landed = False
+
+
+class HostUrb:
+    """A URB as the host submits it: bulk or interrupt, or control with a ``setup``.
+
+    ``endpoint`` is bEndpointAddress (0 for control); for control the direction is the setup's.
+    ``sg`` is the transfer buffer, to send from or to receive into, and must stay untouched until
+    completion. Then ``status`` is 0 or a negative errno, ``actual`` is in bytes, and
+    ``on_complete`` has been called once.
+    """
+
+    __slots__ = (
+        "actual",
+        "endpoint",
+        "flags",
+        "length",
+        "on_complete",
+        "seqnum",
+        "setup",
+        "sg",
+        "status",
+    )
+
+    def __init__(
+        self,
+        endpoint: int,
+        data: SGList | Buffer,
+        *,
+        setup: SetupPacket | None = None,
+        flags: int = 0,
+    ) -> None:
+        self.endpoint = endpoint if setup is None else setup.direction
+        self.sg = data if isinstance(data, SGList) else SGList(data)
+        self.length = self.sg.length
+        self.setup = setup
+        self.flags = flags
+        self.seqnum = 0
+        self.actual = 0
+        self.status: int | None = None
+        self.on_complete: Callable[[HostUrb], None] | None = None
+
+    @property
+    def is_in(self) -> bool:
+        """Whether the data goes to the host."""
+        return bool(self.endpoint & Direction.IN)
+
+    def complete(self, status: int) -> None:
+        """Called once, when the device or the loss of it has decided the URB."""
+        if status == 0 and self.flags & URB_SHORT_NOT_OK and self.actual < self.length:
+            status = -errno.EREMOTEIO
+        self.status = status
+        if self.on_complete is not None:
+            self.on_complete(self)
+
+    def __repr__(self) -> str:
+        way = "IN" if self.is_in else "OUT"
+        state = "pending" if self.status is None else str(self.status)
+        return (
+            f"<HostUrb seqnum={self.seqnum} ep{self.endpoint & 15} {way} "
+            f"{self.actual}/{self.length} {state}>"
+        )

@@ -1,0 +1,449 @@
+"""UserspaceUDC: a USB device controller in this process, whose cable is a USB/IP socket.
+
+It routes URBs to endpoint 0 or to one Pipe an endpoint, and runs the functions of the selected
+configuration. It needs no root and no module.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.abc
+
+from usbip_vudc.cable import Cable
+from usbip_vudc.errors import (
+    EndpointDisabled,
+    LocalProtocolError,
+    RemoteProtocolError,
+    TransferError,
+)
+from usbip_vudc.function import UDC, ControlRequest, Endpoint, Function, Request
+from usbip_vudc.gadget import EndpointSlot, Gadget, InterfaceSlot, Layout
+from usbip_vudc.pipe import Pipe
+from usbip_vudc.standard_requests import StandardRequests
+from usbip_vudc.urb import Landing, Urb
+from usbip_vudc.usb.ch9 import (
+    Direction,
+    Recipient,
+    RequestType,
+    SetupPacket,
+    Speed,
+    StandardRequest,
+    TransferType,
+)
+from usbip_vudc.wire.connection import DeviceConnection
+
+if TYPE_CHECKING:
+    import socket
+
+    from usbip_vudc.sglist import Buffer
+
+__all__ = ("UserspaceUDC",)
+
+log = logging.getLogger(__name__)
+
+_MAX_PENDING: Final = 8192
+"""URBs that one host may leave pending; vhci never comes near it."""
+
+_MAX_HELD: Final = 64 << 20
+"""Bytes of OUT payload held for functions that do not take them."""
+
+_MAX_REMEMBERED: Final = 256
+"""Descriptor requests whose replies are kept; a hostile host could ask for 65536 lengths."""
+
+_PORT_RESET: Final = (0x23, 3, 4)
+"""SetPortFeature(PORT_RESET): a USB/IP host asks for a bus reset (drivers/usb/usbip/stub_rx.c)."""
+
+
+class _PipeEndpoint(Endpoint):
+    """An endpoint of the live configuration, over its pipe."""
+
+    def __init__(self, udc: UserspaceUDC, slot: EndpointSlot, pipe: Pipe) -> None:
+        self.role = slot.spec.role
+        self.direction = slot.spec.direction
+        self.transfer_type = slot.spec.transfer_type
+        self.address = slot.address
+        self.max_packet_size = slot.max_packet_size
+        self._udc = udc
+        self._pipe = pipe
+
+    def queue(self, request: Request) -> Request:
+        self._pipe.queue(request)
+        self._udc.kick()
+        return request
+
+    def withdraw(self, request: Request) -> None:
+        self._pipe.withdraw(request)
+        self._udc.kick()
+
+    def halt(self) -> None:
+        self._pipe.halt()
+        self._udc.kick()
+
+    def _task_woken(self) -> None:
+        self._udc.give_way()
+
+
+@dataclass(slots=True)
+class _Life:
+    """One run of a function, from SET_CONFIGURATION or SET_INTERFACE to the next."""
+
+    function: Function
+    addresses: tuple[int, ...]
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    finished: anyio.Event = field(default_factory=anyio.Event)
+    ended: bool = False
+
+
+class UserspaceUDC(UDC):
+    """A controller for one gadget at one speed, which one host at a time may plug in.
+
+    ``speed`` defaults to the gadget's ``max_speed``. Raises SchemeError where the gadget cannot
+    exist at that speed.
+    """
+
+    def __init__(self, gadget: Gadget, *, speed: Speed | None = None, name: str = "vudc") -> None:
+        self.gadget = gadget
+        self.name = name
+        self.speed = gadget.max_speed if speed is None else speed
+        self.description = gadget.describe(self.speed)
+        self._standard = StandardRequests(self.description, self)
+        self._configuration = 0
+        self._layout: Layout | None = None
+        self._alternates: dict[int, int] = {}
+        self._pipes: dict[int, Pipe] = {}
+        self._lives: dict[Function, _Life] = {}
+        self._pending: dict[int, tuple[Urb, Pipe]] = {}
+        self._descriptors: dict[bytes, Buffer] = {}
+        self._debug = False
+        self._held = 0
+        self._connection: DeviceConnection | None = None
+        self._cable: Cable | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._unplugged = anyio.Event()
+
+    # --- the cable -----------------------------------------------------------------------------
+
+    @property
+    def plugged(self) -> bool:
+        """Whether a host holds the device."""
+        return self._cable is not None
+
+    async def wait_unplugged(self) -> None:
+        """Wait until no host holds the device."""
+        while self.plugged:
+            await self._unplugged.wait()
+
+    async def plug(self, sock: socket.socket, greeting: bytes = b"") -> None:
+        """Be a device on this non-blocking stream socket until the host leaves or `unplug`.
+
+        ``greeting`` goes out first (the reply to IMPORT). Raises LocalProtocolError where a host
+        holds the device already, RemoteProtocolError or OSError as `Cable.run` does. Afterwards
+        every request has completed with EndpointDisabled, no function runs, and the device is
+        as after a bus reset.
+        """
+        if self.plugged:
+            raise LocalProtocolError(f"{self.name}: a host holds the device already")
+        self._unplugged = anyio.Event()
+        self._debug = log.isEnabledFor(logging.DEBUG)
+        self._connection = DeviceConnection(self)
+        if greeting:
+            self._connection.outgoing.append(greeting)
+        self._cable = Cable(sock, self._connection)
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                try:
+                    await self._cable.run()
+                finally:
+                    self._bus_reset()
+                    self._tasks.cancel_scope.cancel()
+        finally:
+            self._complete_leftovers()
+            self._pending.clear()
+            self._lives.clear()
+            self._held = 0
+            self._connection = self._cable = self._tasks = None
+            self._unplugged.set()
+
+    def unplug(self) -> None:
+        """Disconnect: `plug` returns soon. Without a host nothing happens."""
+        if self._cable is not None:
+            self._cable.close()
+
+    def kick(self) -> None:
+        """A function has queued something: send what came of it."""
+        if self._cable is not None:
+            self._cable.kick()
+
+    def give_way(self) -> None:
+        """A function's task is ready to run: let it, before more is received."""
+        if self._cable is not None:
+            self._cable.gives_way = True
+
+    def _complete_leftovers(self) -> None:
+        """Give back the requests whose replies can no longer leave."""
+        if self._connection is not None:
+            self._connection.outgoing.clear()
+            while self._connection.when_sent:
+                self._connection.when_sent.pop(0)()
+
+    # --- URBs (UrbSink) ------------------------------------------------------------------------
+
+    def landing(self, urb: Urb) -> Landing:
+        """The waiting request's own memory, where all of the payload fits."""
+        pipe = self._pipes.get(urb.endpoint)
+        landing = pipe.landing(urb) if pipe is not None else Landing.private(urb)
+        if not urb.landed:
+            if self._held + urb.length > _MAX_HELD:
+                raise RemoteProtocolError(
+                    f"{self._held} bytes of OUT payload are pending, at most {_MAX_HELD} are held"
+                )
+            self._held += urb.length
+        return landing
+
+    def submit(self, urb: Urb) -> None:
+        """Bring a whole URB to its endpoint."""
+        if urb.seqnum in self._pending:
+            raise RemoteProtocolError(f"seqnum {urb.seqnum} is in use by a pending URB")
+        pipe = self._pipes.get(urb.endpoint)
+        if pipe is not None:
+            pipe.submit(urb)
+            if urb.status is None:
+                if len(self._pending) >= _MAX_PENDING:
+                    raise RemoteProtocolError(f"more than {_MAX_PENDING} URBs are pending")
+                self._pending[urb.seqnum] = (urb, pipe)
+        elif not urb.endpoint & 0x0F:
+            self._control(urb)
+        else:
+            # Nobody answers on an endpoint that does not exist: three tries, then -EPROTO.
+            self._finish(urb, -errno.EPROTO)
+
+    def unlink(self, seqnum: int) -> bool:
+        """Take a pending URB from its pipe; it gets no RET_SUBMIT."""
+        urb, pipe = self._pending.pop(seqnum, (None, None))
+        if urb is None or pipe is None:
+            return False
+        self._release(urb)
+        return pipe.unlink(urb)
+
+    def _finish(self, urb: Urb, status: int) -> None:
+        urb.status = status
+        self._on_urb(urb)
+
+    def _on_urb(self, urb: Urb) -> None:
+        if self._pending:
+            self._pending.pop(urb.seqnum, None)
+        if urb.payload:
+            self._release(urb)
+        if self._debug:
+            log.debug("%s: %r", self.name, urb)
+        if self._connection is not None:
+            self._connection.ret_submit(urb)
+
+    def _release(self, urb: Urb) -> None:
+        if urb.payload:
+            self._held -= urb.length
+            urb.payload = b""
+
+    def _on_request(self, request: Request, error: TransferError | None) -> None:
+        """Hand a request back once the replies that point into its memory have left."""
+        complete = request.complete if error is None else partial(request.complete, error)
+        if self._connection is not None:
+            self._connection.when_sent.append(complete)
+        else:
+            complete()
+
+    # --- endpoint 0 ----------------------------------------------------------------------------
+
+    def _control(self, urb: Urb) -> None:
+        """Answer a control URB. Descriptors never change, so their replies are looked up whole."""
+        is_in = urb.endpoint & Direction.IN
+        answer = self._descriptors.get(urb.setup)
+        if answer is None:
+            setup = SetupPacket.parse(urb.setup)
+            answer = self._answer(setup, urb)
+            if answer is None:
+                self._finish(urb, -errno.EPIPE)
+                return
+            if is_in:
+                answer = memoryview(answer)[: setup.wLength]
+                if setup.bmRequestType == 0x80 and setup.bRequest == StandardRequest.GET_DESCRIPTOR:
+                    self._remember(urb.setup, answer)
+        if not is_in:
+            urb.actual = urb.length
+            self._finish(urb, 0)
+            return
+        # More than the URB has room for is babble, as on any endpoint.
+        length = len(answer)
+        urb.actual = min(length, urb.length)
+        if urb.actual:
+            urb.data = (memoryview(answer)[: urb.actual],)
+        self._finish(urb, -errno.EOVERFLOW if length > urb.length else 0)
+
+    def _remember(self, setup: bytes, answer: Buffer) -> None:
+        if len(self._descriptors) < _MAX_REMEMBERED:
+            self._descriptors[setup] = answer
+
+    def _answer(self, setup: SetupPacket, urb: Urb) -> Buffer | None:
+        is_in = bool(urb.endpoint & Direction.IN)
+        if setup.wLength and is_in != bool(setup.bmRequestType & Direction.IN):
+            return None
+        if setup.type == RequestType.STANDARD:
+            return self._standard.answer(setup)
+        if (setup.bmRequestType, setup.bRequest, setup.wValue) == _PORT_RESET:
+            self._bus_reset()
+            return b""
+        try:
+            return self._class_request(setup, bytes(urb.payload))
+        except Exception:
+            log.exception("%s: a function failed on request %s; answered STALL", self.name, setup)
+            return None
+
+    def _class_request(self, setup: SetupPacket, data: bytes) -> Buffer | None:
+        """Offer a class or vendor request to the function that wIndex names, or to each."""
+        if self._layout is None:
+            return None
+        request = ControlRequest(setup, data)
+        if setup.recipient == Recipient.INTERFACE:
+            slot = self._layout.interfaces.get(setup.wIndex & 0xFF)
+            if slot is None:
+                return None
+            request.interface = slot.spec.role
+            return slot.function.setup(request)
+        if setup.recipient == Recipient.ENDPOINT:
+            endpoint = self._endpoint_slots().get(setup.wIndex & 0xFF)
+            if endpoint is None:
+                return None
+            request.endpoint = endpoint.spec.role
+            return endpoint.function.setup(request)
+        for function in self._layout.config.functions:
+            answer = function.setup(request)
+            if answer is not None:
+                return answer
+        return None
+
+    # --- device state (DeviceState) ------------------------------------------------------------
+
+    @property
+    def configuration(self) -> int:
+        """bConfigurationValue, or 0."""
+        return self._configuration
+
+    def set_configuration(self, value: int) -> None:
+        """End what runs, and start the functions of the new configuration."""
+        self._disable(tuple(self._lives))
+        self._configuration = value
+        self._alternates = {}
+        self._layout = None
+        if value:
+            self._layout = self.description.layouts[value - 1]
+            self._alternates = dict.fromkeys(self._layout.interfaces, 0)
+            for function in self._layout.config.functions:
+                self._enable(function)
+
+    def alternate(self, interface: int) -> int | None:
+        """The alternate setting of an interface, None where there is no such interface."""
+        return self._alternates.get(interface)
+
+    def set_interface(self, interface: int, alternate: int) -> bool:
+        """Select an alternate setting and restart its function."""
+        slot = self._layout.interfaces.get(interface) if self._layout is not None else None
+        if slot is None or alternate >= len(slot.alternates):
+            return False
+        self._disable((slot.function,))
+        self._alternates[interface] = alternate
+        self._enable(slot.function)
+        return True
+
+    def halted(self, address: int) -> bool | None:
+        """Whether an endpoint is halted, None where it is not live."""
+        pipe = self._pipes.get(address)
+        return pipe.halted if pipe is not None else None
+
+    def set_halt(self, address: int, halted: bool) -> None:
+        """SET_FEATURE or CLEAR_FEATURE(ENDPOINT_HALT) by the host."""
+        pipe = self._pipes[address]
+        if halted:
+            pipe.set_halt()
+        else:
+            pipe.clear_halt()
+
+    def _bus_reset(self) -> None:
+        """Back to the default state (USB 2.0 9.1.1.3)."""
+        self._standard.reset()
+        self.set_configuration(0)
+
+    # --- functions -----------------------------------------------------------------------------
+
+    def _live_slots(self) -> list[tuple[InterfaceSlot, tuple[EndpointSlot, ...]]]:
+        if self._layout is None:
+            return []
+        return [
+            (slot, slot.alternates[self._alternates[number]])
+            for number, slot in self._layout.interfaces.items()
+        ]
+
+    def _endpoint_slots(self) -> Mapping[int, EndpointSlot]:
+        return {e.address: e for _, slots in self._live_slots() for e in slots}
+
+    def _enable(self, function: Function) -> None:
+        endpoints: dict[str, Endpoint] = {}
+        for interface, slots in self._live_slots():
+            for slot in slots:
+                if interface.function is function and _is_carried(slot):
+                    pipe = Pipe(
+                        slot.spec.direction,
+                        slot.max_packet_size,
+                        on_urb=self._on_urb,
+                        on_request=self._on_request,
+                    )
+                    self._pipes[slot.address] = pipe
+                    endpoints[slot.spec.role] = _PipeEndpoint(self, slot, pipe)
+        life = _Life(function, tuple(e.address for e in endpoints.values()))
+        previous = self._lives.get(function)
+        self._lives[function] = life
+        if self._tasks is not None:
+            self._tasks.start_soon(self._live, life, endpoints, previous)
+            self.give_way()
+
+    def _disable(self, functions: tuple[Function, ...]) -> None:
+        for function in functions:
+            life = self._lives[function]
+            if life.ended:
+                continue
+            life.ended = True
+            life.scope.cancel()
+            pipes = [self._pipes[address] for address in life.addresses]
+            for pipe in pipes:
+                pipe.disable()
+            for address in life.addresses:
+                del self._pipes[address]
+        self.give_way()
+
+    async def _live(
+        self, life: _Life, endpoints: Mapping[str, Endpoint], previous: _Life | None
+    ) -> None:
+        """Run a function once its last run has ended."""
+        try:
+            if previous is not None:
+                await previous.finished.wait()
+            with life.scope:
+                await life.function.run(endpoints)
+        except Exception as error:
+            if life.ended and isinstance(error, EndpointDisabled):
+                return  # it let its requests' end be its own
+            log.exception("%s: function %s crashed; unplugged", self.name, life.function.name)
+            self.unplug()
+        finally:
+            life.finished.set()
+
+
+def _is_carried(slot: EndpointSlot) -> bool:
+    """Isochronous endpoints are described and selected, but this controller moves no data there."""
+    return slot.spec.transfer_type != TransferType.ISOCHRONOUS
