@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
-from typing import ClassVar, Final, Self, TypeVar
+from typing import ClassVar, Final, Self
 
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.usb.ch9 import DescriptorType, Direction, TransferType
@@ -39,8 +39,6 @@ __all__ = (
 )
 
 LANGID_ENGLISH_US: Final = 0x0409
-
-_Self = TypeVar("_Self", bound="_FixedDescriptor")
 
 
 def walk(data: bytes | bytearray | memoryview) -> Iterator[memoryview]:

@@ -1,9 +1,10 @@
 """Sans-I/O USB/IP connections after IMPORT: the device's role and the host's.
 
 A driver (cable.py) asks `get_buffers` where the next bytes go, says with `advance` how many came,
-sends what lies in ``outgoing``, and then makes the calls of ``when_sent``. Payloads land in the memory that wants
-them; there is no growing copy. A peer that breaks the protocol raises RemoteProtocolError, after
-which the connection must be closed. Memory is bounded by the limits below.
+sends what lies in ``outgoing``, and then makes the calls of ``when_sent``. Payloads land in the
+memory that wants them; there is no growing copy. A peer that breaks the protocol raises
+RemoteProtocolError, after which the connection must be closed. Memory is bounded by the limits
+below.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ __all__ = (
 )
 
 MAX_TRANSFER: Final = 16 << 20
-"""Bytes of one URB. The kernel's own stub fails to allocate 16 MiB; usbfs stops at 16 MiB in all."""
+"""Bytes of one URB. The kernel's stub fails to allocate 16 MiB; usbfs has 16 MiB in all."""
 
 MAX_ISO_PACKETS: Final = 1024
 """USBIP_MAX_ISO_PACKETS, drivers/usb/usbip/usbip_common.h."""
@@ -85,7 +86,7 @@ class Connection(ABC):
             if landing.received < landing.length:
                 return
             self._landing = None
-            self._landed(landing)
+            self._landed()
         self._parse()
         # What is left is less than a header: keep it at the front.
         rest = self._end - self._start
@@ -120,8 +121,8 @@ class Connection(ABC):
         """Act on each complete header in the buffer, until one is cut or a payload is awaited."""
 
     @abstractmethod
-    def _landed(self, landing: Landing) -> None:
-        """The payload of a landing is complete."""
+    def _landed(self) -> None:
+        """The payload that was awaited is complete."""
 
 
 class UrbSink(Protocol):
@@ -143,6 +144,7 @@ class DeviceConnection(Connection):
     def __init__(self, sink: UrbSink) -> None:
         super().__init__()
         self._sink = sink
+        self._arriving: Urb | None = None
 
     def ret_submit(self, urb: Urb) -> None:
         """Reply to a completed URB: its status, and for IN its data whatever the status."""
@@ -180,10 +182,11 @@ class DeviceConnection(Connection):
                 urb.number_of_packets = packets
             if packets > 0:
                 if not self._receive_iso(urb, packets):
+                    self._arriving = urb
                     return
             elif length and not direction:
-                landing = self._sink.landing(urb)
-                if not self._receive(landing):
+                if not self._receive(self._sink.landing(urb)):
+                    self._arriving = urb
                     return
             submit(urb)
 
@@ -195,25 +198,25 @@ class DeviceConnection(Connection):
             )
         payload = 0 if urb.endpoint & Direction.IN else urb.length
         buffer = bytearray(payload + packets * IsoPacket.SIZE)
-        landing = Landing([memoryview(buffer)], len(buffer), urb)
-        if not self._receive(landing):
+        urb.payload = buffer
+        if not self._receive(Landing([memoryview(buffer)], len(buffer))):
             return False
-        self._split_iso(landing, urb)
+        self._split_iso(urb)
         return True
 
     @staticmethod
-    def _split_iso(landing: Landing, urb: Urb) -> None:
-        cut = landing.length - urb.number_of_packets * IsoPacket.SIZE
-        urb.payload = landing.target[0][:cut]
-        urb.iso_packets = bytes(landing.target[0][cut:])
+    def _split_iso(urb: Urb) -> None:
+        """The packet descriptors came behind the payload, into the same buffer."""
+        cut = len(urb.payload) - urb.number_of_packets * IsoPacket.SIZE
+        urb.iso_packets = bytes(urb.payload[cut:])
+        urb.payload = urb.payload[:cut]
 
-    def _landed(self, landing: Landing) -> None:
-        urb = landing.urb
-        if urb is None:
-            raise LocalProtocolError("a landing without a URB on a device's connection")
-        if urb.number_of_packets > 0:
-            self._split_iso(landing, urb)
-        self._sink.submit(urb)
+    def _landed(self) -> None:
+        urb, self._arriving = self._arriving, None
+        if urb is not None:
+            if urb.number_of_packets > 0:
+                self._split_iso(urb)
+            self._sink.submit(urb)
 
     def _unlink(self, command: int) -> None:
         if command != CMD_UNLINK:
@@ -327,7 +330,7 @@ class HostConnection(Connection):
             del self._pending[seqnum]
             urb.complete(status)
 
-    def _landed(self, landing: Landing) -> None:
+    def _landed(self) -> None:
         if self._reply is not None:
             (urb, status), self._reply = self._reply, None
             del self._pending[urb.seqnum]
