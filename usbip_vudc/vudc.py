@@ -198,14 +198,7 @@ class UserspaceUDC(UDC):
     def landing(self, urb: Urb) -> Landing:
         """The waiting request's own memory, where all of the payload fits."""
         pipe = self._pipes.get(urb.endpoint)
-        landing = pipe.landing(urb) if pipe is not None else Landing.private(urb)
-        if not urb.landed:
-            if self._held + urb.length > _MAX_HELD:
-                raise RemoteProtocolError(
-                    f"{self._held} bytes of OUT payload are pending, at most {_MAX_HELD} are held"
-                )
-            self._held += urb.length
-        return landing
+        return pipe.landing(urb) if pipe is not None else Landing.private(urb)
 
     def submit(self, urb: Urb) -> None:
         """Bring a whole URB to its endpoint."""
@@ -215,9 +208,7 @@ class UserspaceUDC(UDC):
         if pipe is not None:
             pipe.submit(urb)
             if urb.status is None:
-                if len(self._pending) >= _MAX_PENDING:
-                    raise RemoteProtocolError(f"more than {_MAX_PENDING} URBs are pending")
-                self._pending[urb.seqnum] = (urb, pipe)
+                self._keep(urb, pipe)
         elif not urb.endpoint & 0x0F:
             self._control(urb)
         else:
@@ -226,11 +217,24 @@ class UserspaceUDC(UDC):
 
     def unlink(self, seqnum: int) -> bool:
         """Take a pending URB from its pipe; it gets no RET_SUBMIT."""
-        urb, pipe = self._pending.pop(seqnum, (None, None))
-        if urb is None or pipe is None:
-            return False
-        self._release(urb)
-        return pipe.unlink(urb)
+        kept = self._release(seqnum)
+        return kept is not None and kept[1].unlink(kept[0])
+
+    def _keep(self, urb: Urb, pipe: Pipe) -> None:
+        """Remember a pending URB, within what one host may make us hold."""
+        self._held += len(urb.payload)
+        if len(self._pending) >= _MAX_PENDING or self._held > _MAX_HELD:
+            raise RemoteProtocolError(
+                f"{len(self._pending) + 1} URBs with {self._held} bytes are pending; at most "
+                f"{_MAX_PENDING} and {_MAX_HELD} bytes are held"
+            )
+        self._pending[urb.seqnum] = (urb, pipe)
+
+    def _release(self, seqnum: int) -> tuple[Urb, Pipe] | None:
+        kept = self._pending.pop(seqnum, None)
+        if kept is not None:
+            self._held -= len(kept[0].payload)
+        return kept
 
     def _finish(self, urb: Urb, status: int) -> None:
         urb.status = status
@@ -238,18 +242,11 @@ class UserspaceUDC(UDC):
 
     def _on_urb(self, urb: Urb) -> None:
         if self._pending:
-            self._pending.pop(urb.seqnum, None)
-        if urb.payload:
-            self._release(urb)
+            self._release(urb.seqnum)
         if self._debug:
             log.debug("%s: %r", self.name, urb)
         if self._connection is not None:
             self._connection.ret_submit(urb)
-
-    def _release(self, urb: Urb) -> None:
-        if urb.payload:
-            self._held -= urb.length
-            urb.payload = b""
 
     def _on_request(self, request: Request, error: TransferError | None) -> None:
         """Hand a request back once the replies that point into its memory have left."""

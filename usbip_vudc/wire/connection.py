@@ -184,10 +184,9 @@ class DeviceConnection(Connection):
                 if not self._receive_iso(urb, packets):
                     self._arriving = urb
                     return
-            elif length and not direction:
-                if not self._receive(self._sink.landing(urb)):
-                    self._arriving = urb
-                    return
+            elif length and not direction and not self._receive(self._sink.landing(urb)):
+                self._arriving = urb
+                return
             submit(urb)
 
     def _receive_iso(self, urb: Urb, packets: int) -> bool:
