@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -96,8 +96,7 @@ class _Life:
 
     function: Function
     addresses: tuple[int, ...]
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    finished: anyio.Event = field(default_factory=anyio.Event)
+    scope: anyio.CancelScope | None = None
     ended: bool = False
 
 
@@ -119,6 +118,7 @@ class UserspaceUDC(UDC):
         self._alternates: dict[int, int] = {}
         self._pipes: dict[int, Pipe] = {}
         self._lives: dict[Function, _Life] = {}
+        self._turns: dict[Function, anyio.Lock] = {}
         self._pending: dict[int, tuple[Urb, Pipe]] = {}
         self._descriptors: dict[bytes, Buffer] = {}
         self._debug = False
@@ -156,10 +156,13 @@ class UserspaceUDC(UDC):
         if greeting:
             self._connection.outgoing.append(greeting)
         self._cable = Cable(sock, self._connection)
+        failure: Exception | None = None
         try:
             async with anyio.create_task_group() as self._tasks:
                 try:
                     await self._cable.run()
+                except Exception as error:
+                    failure = error  # raised below, outside the group, so that it stays itself
                 finally:
                     self._bus_reset()
                     self._tasks.cancel_scope.cancel()
@@ -167,9 +170,12 @@ class UserspaceUDC(UDC):
             self._complete_leftovers()
             self._pending.clear()
             self._lives.clear()
+            self._turns.clear()
             self._held = 0
             self._connection = self._cable = self._tasks = None
             self._unplugged.set()
+        if failure is not None:
+            raise failure
 
     def unplug(self) -> None:
         """Disconnect: `plug` returns soon. Without a host nothing happens."""
@@ -403,10 +409,10 @@ class UserspaceUDC(UDC):
                     self._pipes[slot.address] = pipe
                     endpoints[slot.spec.role] = _PipeEndpoint(self, slot, pipe)
         life = _Life(function, tuple(e.address for e in endpoints.values()))
-        previous = self._lives.get(function)
         self._lives[function] = life
         if self._tasks is not None:
-            self._tasks.start_soon(self._live, life, endpoints, previous)
+            lock = self._turns.setdefault(function, anyio.Lock())
+            self._tasks.start_soon(self._live, life, endpoints, lock)
             self.give_way()
 
     def _disable(self, functions: tuple[Function, ...]) -> None:
@@ -415,7 +421,8 @@ class UserspaceUDC(UDC):
             if life.ended:
                 continue
             life.ended = True
-            life.scope.cancel()
+            if life.scope is not None:
+                life.scope.cancel()
             pipes = [self._pipes[address] for address in life.addresses]
             for pipe in pipes:
                 pipe.disable()
@@ -423,22 +430,24 @@ class UserspaceUDC(UDC):
                 del self._pipes[address]
         self.give_way()
 
-    async def _live(
-        self, life: _Life, endpoints: Mapping[str, Endpoint], previous: _Life | None
-    ) -> None:
-        """Run a function once its last run has ended."""
+    async def _live(self, life: _Life, endpoints: Mapping[str, Endpoint], turn: anyio.Lock) -> None:
+        """Run a function once its last run has ended: a Lock is handed on in order."""
         try:
-            if previous is not None:
-                await previous.finished.wait()
-            with life.scope:
-                await life.function.run(endpoints)
-        except Exception as error:
-            if life.ended and isinstance(error, EndpointDisabled):
-                return  # it let its requests' end be its own
-            log.exception("%s: function %s crashed; unplugged", self.name, life.function.name)
+            async with turn:
+                if not life.ended:
+                    with anyio.CancelScope() as life.scope:
+                        await life.function.run(endpoints)
+        except* EndpointDisabled:
+            # It let its requests' end be its own.
+            if not life.ended:
+                self._crashed(life)
+        except* Exception:
+            self._crashed(life)
+
+    def _crashed(self, life: _Life) -> None:
+        log.exception("%s: function %s crashed", self.name, life.function.name)
+        if not life.ended:
             self.unplug()
-        finally:
-            life.finished.set()
 
 
 def _is_carried(slot: EndpointSlot) -> bool:

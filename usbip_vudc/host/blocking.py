@@ -17,9 +17,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from usbip_vudc.cable import set_options
-from usbip_vudc.errors import DeviceGone, RemoteProtocolError, UrbError
+from usbip_vudc.errors import RemoteProtocolError
 from usbip_vudc.host import sg as sg_rule
 from usbip_vudc.host.handshake import import_device
+from usbip_vudc.host.outcome import result_of
 from usbip_vudc.sglist import Buffer, SGList
 from usbip_vudc.urb import HostUrb
 from usbip_vudc.usb.ch9 import Direction, SetupPacket
@@ -130,7 +131,7 @@ class BlockingHost:
                 raise
             if not in_time:
                 self._take_back(urb)
-        return _result(urb)
+        return result_of(urb)
 
     def transfer_sg(
         self,
@@ -301,12 +302,3 @@ class BlockingHost:
             self._connection.lost(status)
         with self._readers:
             self._readers.notify_all()
-
-
-def _result(urb: HostUrb) -> int:
-    status = urb.status or 0
-    if status in (-errno.ESHUTDOWN, -errno.ENODEV):
-        raise DeviceGone(repr(urb))
-    if status < 0:
-        raise UrbError(-status, repr(urb), actual_length=urb.actual)
-    return urb.actual
