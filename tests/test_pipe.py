@@ -246,6 +246,18 @@ def test_babble_on_a_urb_without_room() -> None:
     assert bench.urb(0).status == -errno.EOVERFLOW
 
 
+def test_partial_request_completes_with_its_urb_on_whole_packets() -> None:
+    bench = out_bench()
+    request = Request(bytearray(4096), partial=True)
+    bench.pipe.queue(request)
+    bench.urb(data=pattern(1024))
+    assert (request.done, request.actual) == (True, 1024)
+    behind = Request(bytearray(4096), partial=True)
+    bench.pipe.queue(behind)
+    urb = bench.urb(data=pattern(512), flags=URB_ZERO_PACKET)
+    assert (behind.actual, urb.status) == (512, None), "the ZLP is still owed"
+
+
 # --- landing: payloads received straight into a request ----------------------------------------
 
 

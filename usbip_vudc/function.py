@@ -92,20 +92,27 @@ class Request:
     an IN request that is a multiple of the maxpacket. After completion ``actual`` is the number
     of bytes moved and ``error`` is None or the TransferError; until then ``done`` is False and
     the memory belongs to the UDC.
+
+    ``partial`` lets an OUT request complete at the end of any packet, not only of a short one:
+    what a stream wants, whose sender never says where it stops (Linux's cdc-acm sends no ZLP).
+    It completes as many requests of one packet would, at a fraction of their cost; a UDC that
+    cannot see the end of the host's transfer cuts such a request to one maxpacket.
     """
 
-    __slots__ = ("actual", "done", "error", "length", "on_complete", "sg", "zero")
+    __slots__ = ("actual", "done", "error", "length", "on_complete", "partial", "sg", "zero")
 
     def __init__(
         self,
         data: SGList | Buffer,
         *,
         zero: bool = False,
+        partial: bool = False,
         on_complete: Callable[[Request], None] | None = None,
     ) -> None:
         self.sg = data if isinstance(data, SGList) else SGList(data)
         self.length = self.sg.length
         self.zero = zero
+        self.partial = partial
         self.on_complete = on_complete
         self.actual = 0
         self.done = False
@@ -126,21 +133,27 @@ class Request:
 
 
 class Endpoint(ABC):
-    """One endpoint of a live configuration, as its function sees it."""
+    """One endpoint of a live configuration, as its function sees it.
+
+    ``address`` is bEndpointAddress, ``max_packet_size`` is in bytes, ``interface`` is the
+    bInterfaceNumber that it belongs to; all as the UDC chose them.
+    """
 
     role: str
     direction: Direction
     transfer_type: TransferType
     address: int
     max_packet_size: int
+    interface: int
 
     @abstractmethod
     def queue(self, request: Request) -> Request:
         """Queue a request behind those already queued, and return it at once.
 
         It completes when the host has moved its bytes, or at once with EndpointDisabled where
-        the configuration is over. On a halted endpoint it waits for the host to clear the halt.
-        Raises LocalProtocolError for a request that was used before.
+        the configuration is over; ``on_complete`` may run before this call returns. On a halted
+        endpoint it waits for the host to clear the halt. Raises LocalProtocolError for a request
+        that was used before.
         """
 
     @abstractmethod
@@ -165,7 +178,7 @@ class Endpoint(ABC):
 
         def wake(_request: Request) -> None:
             finished.set()
-            self._task_woken()
+            self.task_woken()
 
         request.on_complete = wake
         self.queue(request)
@@ -178,8 +191,11 @@ class Endpoint(ABC):
             raise request.error
         return request.actual
 
-    def _task_woken(self) -> None:  # noqa: B027 - a controller that need not know leaves it empty
-        """A task that waited in `submit` has become ready to run."""
+    def task_woken(self) -> None:  # noqa: B027 - a controller that need not know leaves it empty
+        """Say that a completion has made a task ready, so that it soon gets its turn.
+
+        `submit` does so by itself; a function that wakes tasks from ``on_complete`` should.
+        """
 
     def round_up(self, length: int) -> int:
         """``length`` bytes rounded up to whole packets: the size an OUT request should have."""

@@ -348,9 +348,8 @@ class _ConfigBuilder:
                 f"function {function.name}: endpoint {spec.role} is {spec.direction.name} endpoint "
                 f"number 16; a device has at most 15 (USB 2.0 5.3.1.2)"
             )
-        size = spec.max_packet_size.get(self.speed)
-        if size is None:
-            size = default_max_packet_size(spec.transfer_type, self.speed)
+        default = default_max_packet_size(spec.transfer_type, self.speed)
+        size = spec.max_packet_size.get(self.speed, default)
         return EndpointSlot(function, spec, spec.direction | self.used[spec.direction], size)
 
     def _add_alternate(

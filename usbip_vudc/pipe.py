@@ -212,10 +212,11 @@ class Pipe:
             error = Overflow(f"{have} bytes came, {room} expected") if have > room else None
             self._end_both(urb, 0, request, error)
             return
-        if request.actual == request.length:
+        over = urb.actual == urb.length
+        if request.actual == request.length or (over and request.partial):
             self._end_request(request, None)
         # With URB_ZERO_PACKET the URB still owes a ZLP, which some request must take.
-        if urb.actual == urb.length and not urb.flags & URB_ZERO_PACKET:
+        if over and not urb.flags & URB_ZERO_PACKET:
             self._end_urb(urb, 0)
 
     def _end_both(

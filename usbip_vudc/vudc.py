@@ -24,7 +24,7 @@ from usbip_vudc.errors import (
     TransferError,
 )
 from usbip_vudc.function import UDC, ControlRequest, Endpoint, Function, Request
-from usbip_vudc.gadget import EndpointSlot, Gadget, InterfaceSlot, Layout
+from usbip_vudc.gadget import EndpointSlot, Gadget, Layout
 from usbip_vudc.pipe import Pipe
 from usbip_vudc.standard_requests import StandardRequests
 from usbip_vudc.urb import Landing, Urb
@@ -64,12 +64,13 @@ _PORT_RESET: Final = (0x23, 3, 4)
 class _PipeEndpoint(Endpoint):
     """An endpoint of the live configuration, over its pipe."""
 
-    def __init__(self, udc: UserspaceUDC, slot: EndpointSlot, pipe: Pipe) -> None:
+    def __init__(self, udc: UserspaceUDC, slot: EndpointSlot, interface: int, pipe: Pipe) -> None:
         self.role = slot.spec.role
         self.direction = slot.spec.direction
         self.transfer_type = slot.spec.transfer_type
         self.address = slot.address
         self.max_packet_size = slot.max_packet_size
+        self.interface = interface
         self._udc = udc
         self._pipe = pipe
 
@@ -86,7 +87,7 @@ class _PipeEndpoint(Endpoint):
         self._pipe.halt()
         self._udc.kick()
 
-    def _task_woken(self) -> None:
+    def task_woken(self) -> None:
         self._udc.give_way()
 
 
@@ -320,11 +321,11 @@ class UserspaceUDC(UDC):
             request.interface = slot.spec.role
             return slot.function.setup(request)
         if setup.recipient == Recipient.ENDPOINT:
-            endpoint = self._endpoint_slots().get(setup.wIndex & 0xFF)
-            if endpoint is None:
-                return None
-            request.endpoint = endpoint.spec.role
-            return endpoint.function.setup(request)
+            for _, endpoint in self._live_slots():
+                if endpoint.address == setup.wIndex & 0xFF:
+                    request.endpoint = endpoint.spec.role
+                    return endpoint.function.setup(request)
+            return None
         for function in self._layout.config.functions:
             answer = function.setup(request)
             if answer is not None:
@@ -384,30 +385,28 @@ class UserspaceUDC(UDC):
 
     # --- functions -----------------------------------------------------------------------------
 
-    def _live_slots(self) -> list[tuple[InterfaceSlot, tuple[EndpointSlot, ...]]]:
+    def _live_slots(self) -> list[tuple[int, EndpointSlot]]:
+        """The endpoints of the current alternate settings, each with its interface number."""
         if self._layout is None:
             return []
         return [
-            (slot, slot.alternates[self._alternates[number]])
+            (number, endpoint)
             for number, slot in self._layout.interfaces.items()
+            for endpoint in slot.alternates[self._alternates[number]]
         ]
-
-    def _endpoint_slots(self) -> Mapping[int, EndpointSlot]:
-        return {e.address: e for _, slots in self._live_slots() for e in slots}
 
     def _enable(self, function: Function) -> None:
         endpoints: dict[str, Endpoint] = {}
-        for interface, slots in self._live_slots():
-            for slot in slots:
-                if interface.function is function and _is_carried(slot):
-                    pipe = Pipe(
-                        slot.spec.direction,
-                        slot.max_packet_size,
-                        on_urb=self._on_urb,
-                        on_request=self._on_request,
-                    )
-                    self._pipes[slot.address] = pipe
-                    endpoints[slot.spec.role] = _PipeEndpoint(self, slot, pipe)
+        for number, slot in self._live_slots():
+            if slot.function is function and _is_carried(slot):
+                pipe = Pipe(
+                    slot.spec.direction,
+                    slot.max_packet_size,
+                    on_urb=self._on_urb,
+                    on_request=self._on_request,
+                )
+                self._pipes[slot.address] = pipe
+                endpoints[slot.spec.role] = _PipeEndpoint(self, slot, number, pipe)
         life = _Life(function, tuple(e.address for e in endpoints.values()))
         self._lives[function] = life
         if self._tasks is not None:

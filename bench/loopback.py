@@ -1,0 +1,24 @@
+"""The limit of this machine: 1 MiB blocks one way over TCP on loopback, from Python to Python."""
+
+from __future__ import annotations
+
+import socket
+
+
+def main() -> None:
+    """Send blocks of zeros to whoever connects, until it leaves."""
+    block = memoryview(bytearray(1 << 20))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        print(f"listening on 127.0.0.1:{listener.getsockname()[1]}", flush=True)
+        while True:
+            peer, _ = listener.accept()
+            with peer:
+                try:
+                    while True:
+                        peer.sendall(block)
+                except OSError:
+                    continue
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Our server for the bench: a bulk source and sink, and a disk over the given image."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import anyio
+
+from usbip_vudc.errors import RequestWithdrawn
+from usbip_vudc.function import (
+    AltSetting,
+    ControlRequest,
+    Endpoint,
+    EndpointSpec,
+    Function,
+    InterfaceSpec,
+    Request,
+)
+from usbip_vudc.gadget import Config, Gadget
+from usbip_vudc.registry import GadgetOptions, load_gadget
+from usbip_vudc.server import Server
+from usbip_vudc.sglist import Buffer
+from usbip_vudc.usb.ch9 import Direction, Speed, TransferType
+from usbip_vudc.vudc import UserspaceUDC
+
+SET_REQUEST_SIZE = 1
+"""Vendor request: wValue is the size of IN requests in units of 64 bytes."""
+
+
+class SourceSink(Function):
+    """Sends zeros without end and takes whatever comes, like the kernel's SourceSink."""
+
+    name: ClassVar[str] = "source-sink"
+    _DEPTH: ClassVar[int] = 32
+
+    def __init__(self) -> None:
+        pair = tuple(
+            EndpointSpec(role=way.name.lower(), direction=way, transfer_type=TransferType.BULK)
+            for way in (Direction.OUT, Direction.IN)
+        )
+        alternates = (AltSetting(endpoints=pair),)
+        self.interfaces = (InterfaceSpec(role="x", bInterfaceClass=0xFF, alternates=alternates),)
+        self._source = memoryview(bytearray(1 << 20))
+        self._sink = bytearray(1 << 20)
+        self._size = 1 << 20
+        self._in: Endpoint | None = None
+        self._out: Endpoint | None = None
+        self._queued: list[Request] = []
+
+    async def run(self, endpoints: Mapping[str, Endpoint]) -> None:
+        """Keep both endpoints supplied; everything happens in completions."""
+        self._in, self._out = endpoints["in"], endpoints["out"]
+        self._fill()
+        for _ in range(2):
+            self._take()
+        await anyio.sleep_forever()
+
+    def setup(self, request: ControlRequest) -> Buffer | None:
+        """Change the size of IN requests."""
+        if request.setup.bRequest != SET_REQUEST_SIZE or self._in is None:
+            return None
+        self._size = request.setup.wValue * 64
+        queued, self._queued = self._queued, []
+        for old in queued:
+            self._in.withdraw(old)
+        self._fill()
+        return b""
+
+    def _fill(self) -> None:
+        for _ in range(self._DEPTH if self._size < 512 else 2):
+            self._give()
+
+    def _give(self, done: Request | None = None) -> None:
+        if done is not None and done.error is not None:
+            if not isinstance(done.error, RequestWithdrawn):
+                self._queued.clear()
+            return
+        if done is not None:
+            self._queued.remove(done)
+        if self._in is not None:
+            request = Request(self._source[: self._size], on_complete=self._give)
+            self._queued.append(request)  # first: it may complete within queue()
+            self._in.queue(request)
+
+    def _take(self, done: Request | None = None) -> None:
+        if self._out is not None and (done is None or done.error is None):
+            self._out.queue(Request(self._sink, on_complete=self._take))
+
+
+async def main() -> None:
+    """Serve until killed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--image", type=Path, required=True)
+    parser.add_argument("--tcp-port", type=int, default=0)
+    arguments = parser.parse_args()
+    bulk = Gadget(
+        name="bulk",
+        idVendor=0x0525,
+        idProduct=0xA4A0,
+        configs=(Config(functions=(SourceSink(),)),),
+    )
+    disk = load_gadget("storage", GadgetOptions(image=arguments.image))
+    server = Server([UserspaceUDC(g, speed=Speed.HIGH, name=g.name) for g in (bulk, disk)])
+    async with anyio.create_task_group() as tasks:
+        host, port = await tasks.start(server.serve, "127.0.0.1", arguments.tcp_port)
+        print(f"listening on {host}:{port}")
+        for export in server.exports:
+            print(export.busid, export.udc.gadget.name, flush=True)
+
+
+if __name__ == "__main__":
+    anyio.run(main)

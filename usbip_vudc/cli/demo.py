@@ -1,0 +1,45 @@
+"""``usbip-vudc demo``: both gadgets, real data, and the case of 2019, in one table."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from usbip_vudc.demo.disk_image import best_file_system
+from usbip_vudc.demo.serial_case import serial_round_trip
+from usbip_vudc.demo.storage_case import case_of_2019, disk_round_trip
+from usbip_vudc.report import Row, table
+
+__all__ = ("demo",)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.pass_context
+def demo(ctx: click.Context, as_json: bool) -> None:
+    """Read and write a disk, echo a file through a serial port, replay the case of 2019.
+
+    All of it runs on the userspace UDC, over TCP on loopback, through pyusb. The exit status is
+    0 only if every row is as expected.
+    """
+    console = Console(stderr=as_json)
+    started = time.monotonic()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="usbip-vudc-demo-") as work:
+        rows += disk_round_trip(console, best_file_system(), Path(work))
+    rows += serial_round_trip(console)
+    rows += case_of_2019(console)
+    good = all(row.as_expected for row in rows)
+    if as_json:
+        click.echo(json.dumps({"ok": good, "rows": [row.as_dict() for row in rows]}))
+    else:
+        console.print(table("usbip-vudc demo", rows))
+        wrong = sum(not row.as_expected for row in rows)
+        verdict = "every row is as expected" if good else f"{wrong} row(s) are not as expected"
+        console.print(f"{verdict} ({time.monotonic() - started:.1f} s)")
+    ctx.exit(0 if good else 1)

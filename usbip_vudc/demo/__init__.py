@@ -1,0 +1,1 @@
+"""The main job, shown end to end: what ``usbip-vudc demo`` runs."""

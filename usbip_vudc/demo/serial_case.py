@@ -1,0 +1,118 @@
+"""The serial port: a real file through the echo profile, and line settings seen by the gadget."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sysconfig
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Protocol, cast
+
+import usb.core
+import usb.util
+from rich.console import Console
+
+from usbip_vudc.errors import UsbipVudcError
+from usbip_vudc.host.serial import UsbSerial
+from usbip_vudc.pyusb_backend import get_backend
+from usbip_vudc.registry import GadgetOptions, load_gadget
+from usbip_vudc.report import Row, Stopwatch, progress
+from usbip_vudc.server import DEFAULT_HOST
+from usbip_vudc.serving import serving
+from usbip_vudc.usb.ch9 import Speed
+
+__all__ = ("serial_round_trip",)
+
+_FILE_SIZE: Final = 8 << 20
+_PIECE: Final = 64 << 10
+_PATIENCE: Final = 5.0
+"""Seconds that a request may take to be seen by the gadget."""
+
+
+class _Line(Protocol):
+    """What the demo looks at in the serial gadget's function."""
+
+    @property
+    def line_coding(self) -> object: ...
+    @property
+    def dtr(self) -> bool: ...
+
+
+def serial_round_trip(console: Console) -> Iterator[Row]:
+    """Set the line, then send a file both ways at once and compare."""
+    gadget = load_gadget("serial", GadgetOptions(profile="echo"))
+    line = cast("_Line", gadget.configs[0].functions[0])
+    data = _archive()
+    with serving(gadget, speed=Speed.SUPER) as port:
+        device = usb.core.find(
+            backend=get_backend(DEFAULT_HOST, port), idVendor=0x0525, idProduct=0xA4A7
+        )
+        if device is None:
+            raise UsbipVudcError(f"no serial port on port {port}")
+        try:
+            serial = UsbSerial(device)
+            serial.set_line_coding(115200)
+            serial.set_control_line_state(dtr=True, rts=True)
+            yield Row("serial line", "SET_LINE_CODING, SET_CONTROL_LINE_STATE",
+                      "115200 8N1, DTR", _seen(line))  # fmt: skip
+            watch = Stopwatch()
+            echoed = _exchange(console, serial, data)
+            yield Row("serial echo", f"{len(data) >> 20} MiB file sent and read back",
+                      f"sha256 {_digest(data)}", f"sha256 {_digest(echoed)}",
+                      watch.rate(len(data)))  # fmt: skip
+        finally:
+            usb.util.dispose_resources(device)
+
+
+def _archive() -> bytes:
+    """A tar archive of modules of Python's library, of at least 8 MiB."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
+            tar.add(path, arcname=path.name)
+            if archive.tell() >= _FILE_SIZE:
+                break
+    return archive.getvalue()
+
+
+def _seen(line: _Line) -> str:
+    """What the gadget knows of the line, once it knows it or time is up."""
+    deadline = time.monotonic() + _PATIENCE
+    while not line.dtr and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return f"{line.line_coding}, {'DTR' if line.dtr else 'no DTR'}"
+
+
+def _exchange(console: Console, serial: UsbSerial, data: bytes) -> bytes:
+    """Write in one thread and read in this one, as a terminal program does."""
+    failures: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            for offset in range(0, len(data), _PIECE):
+                serial.write(data[offset : offset + _PIECE], 30_000)
+        except usb.core.USBError as error:
+            failures.append(error)
+
+    echoed = bytearray()
+    writer = threading.Thread(target=write, name="serial writer")
+    with progress(console, "sending a file through the serial port", len(data)) as report:
+        writer.start()
+        while len(echoed) < len(data) and not failures:
+            piece = serial.read(_PIECE, 5_000)
+            if not piece:
+                break
+            echoed += piece
+            report(len(echoed))
+        writer.join()
+    if failures:
+        raise failures[0]
+    return bytes(echoed)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]

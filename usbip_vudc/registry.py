@@ -1,0 +1,50 @@
+"""Names that people type -> "module:attribute", so that this package imports no gadget itself.
+
+A ready-made gadget is a callable that takes `GadgetOptions` and returns a Gadget.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+from usbip_vudc.errors import SchemeError
+from usbip_vudc.gadget import Gadget
+
+__all__ = ("GADGETS", "GadgetOptions", "load_gadget")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GadgetOptions:
+    """What the command line says of a ready-made gadget.
+
+    ``image`` backs a storage gadget (None: memory), ``size`` in bytes creates it where it is
+    missing. ``profile`` says where the bytes of a serial gadget go.
+    """
+
+    image: Path | None = None
+    size: int | None = None
+    read_only: bool = False
+    removable: bool = False
+    profile: str = "echo"
+    serial_number: str = "0001"
+
+
+GADGETS: Final[Mapping[str, str]] = {
+    "serial": "gadgets.presets:serial",
+    "storage": "gadgets.presets:storage",
+    "composite": "gadgets.presets:composite",
+}
+
+
+def load_gadget(name: str, options: GadgetOptions) -> Gadget:
+    """Make a ready-made gadget. Raises SchemeError for an unknown name or impossible options."""
+    target = GADGETS.get(name)
+    if target is None:
+        raise SchemeError(f"gadget {name!r} is unknown; there are {', '.join(sorted(GADGETS))}")
+    module, _, attribute = target.partition(":")
+    factory = getattr(importlib.import_module(module), attribute)
+    return cast("Callable[[GadgetOptions], Gadget]", factory)(options)

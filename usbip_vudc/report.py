@@ -1,0 +1,81 @@
+"""Rows of expected and seen, the table they make, and progress for people and for logs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+__all__ = ("Row", "Stopwatch", "progress", "table")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One claim: what was done, what should be seen, and what was. ``rate`` is in MB/s."""
+
+    case: str
+    done: str
+    expected: str
+    seen: str
+    rate: float | None = None
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether the claim holds."""
+        return self.expected == self.seen
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {**asdict(self), "as_expected": self.as_expected}
+
+
+def table(title: str, rows: Sequence[Row]) -> Table:
+    """One line a row; what is not as expected is red."""
+    made = Table(title=title, title_justify="left")
+    for heading in ("case", "what was done", "expected", "seen"):
+        made.add_column(heading)
+    made.add_column("MB/s", justify="right")
+    for row in rows:
+        made.add_row(
+            row.case,
+            row.done,
+            row.expected,
+            row.seen if row.as_expected else f"[bold red]{row.seen}[/]",
+            "" if row.rate is None else f"{row.rate:.0f}",
+        )
+    return made
+
+
+class Stopwatch:
+    """Bytes over time: ``rate`` is in MB/s (10^6 bytes)."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    def rate(self, length: int) -> float:
+        """MB/s of ``length`` bytes since the start."""
+        return length / max(time.perf_counter() - self._started, 1e-9) / 1e6
+
+
+@contextmanager
+def progress(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yields a function that takes bytes done so far: a bar on a terminal, a line elsewhere."""
+    if not console.is_terminal:
+        console.print(f"{what}...")
+        yield lambda _done: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+    console.print(f"{what}: done")
