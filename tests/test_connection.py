@@ -348,11 +348,11 @@ def test_two_ends_agree_however_the_stream_is_cut(
         urbs.append(urb)
         hosts_end.submit(urb)
     deliver(taken(hosts_end), devices_end, cuts)
-    for urb in sink.urbs:
-        if urb.endpoint & Direction.IN:
-            urb.data = [memoryview(bytes(i % 249 for i in range(urb.length)))]
-        urb.actual, urb.status = urb.length, 0
-        devices_end.ret_submit(urb)
+    for seen in sink.urbs:
+        if seen.endpoint & Direction.IN:
+            seen.data = [memoryview(bytes(i % 249 for i in range(seen.length)))]
+        seen.actual, seen.status = seen.length, 0
+        devices_end.ret_submit(seen)
     deliver(taken(devices_end), hosts_end, cuts)
     for urb, seen in zip(urbs, sink.urbs, strict=True):
         assert (urb.status, urb.actual) == (0, urb.length)

@@ -35,16 +35,11 @@ def parse_size(text: str) -> int:
     return int(digits) * _UNITS[unit]
 
 
-class _Size(click.ParamType):
-    name = "size"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        try:
-            return value if isinstance(value, int) else parse_size(str(value))
-        except SchemeError as error:
-            self.fail(str(error), param, ctx)
+def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else parse_size(value)
+    except SchemeError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command()
@@ -54,7 +49,12 @@ class _Size(click.ParamType):
     type=click.Path(dir_okay=False, path_type=Path),
     help="File or block device behind a storage gadget (default: 64 MiB of memory).",
 )
-@click.option("--size", type=_Size(), help="Size of that memory, or of an image to be created.")
+@click.option(
+    "--size",
+    metavar="SIZE",
+    callback=_size,
+    help="Size of that memory, or of an image to be created.",
+)
 @click.option("--read-only", is_flag=True, help="Write-protect the storage gadget.")
 @click.option("--removable", is_flag=True, help="Removable medium.")
 @click.option(

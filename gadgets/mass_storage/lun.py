@@ -1,0 +1,326 @@
+"""FileLun and RamLun: the logical units that hold data, and how their bytes move.
+
+Large reads of a file leave straight from a read-only map of it, which only the kernel ever
+touches: where the file was truncated meanwhile, sendmsg fails with EFAULT, whereas a Python
+statement that touched those bytes would die of SIGBUS. All else is pread and pwrite.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import mmap
+import os
+import stat
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from gadgets.mass_storage.unit import Lun
+from usbip_vudc.errors import SchemeError
+from usbip_vudc.sglist import Buffer
+
+__all__ = ("FileLun", "Lun", "RamLun")
+
+log = logging.getLogger(__name__)
+
+_MAP_FLOOR: Final = 16 << 10
+"""Bytes. Below this a pread is cheaper than the page faults of a map."""
+
+_MAP_RESIDENT: Final = 16 << 20
+"""Bytes served from the map before its pages are given back, so a large image stays small here.
+They stay in the page cache; touching them again is a minor fault."""
+
+_VERIFY_SIZE: Final = 1 << 20
+_ZEROES: Final = memoryview(bytes(1 << 20))
+"""What holes read as. To map a hole allocates its pages on tmpfs, and page cache elsewhere."""
+
+
+class FileLun(Lun):
+    """A unit over an image file or a block device.
+
+    ``path`` None makes a removable unit that starts empty. ``create_size`` in bytes creates a
+    sparse file where there is none; one that exists must then have that size. The file is locked
+    (flock): one writer, or any number of readers. Raises SchemeError where it is in use, empty,
+    or not a multiple of ``block_size``, and OSError where it cannot be opened. Options of `Lun`
+    besides; ``serial`` is made from the path unless given.
+    """
+
+    has_write_cache = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        block_size: int = 512,
+        read_only: bool = False,
+        removable: bool = False,
+        create_size: int | None = None,
+        vendor: str = "usbip",
+        product: str = "vudc file",
+        revision: str = "1.0",
+        serial: str = "",
+    ) -> None:
+        self._fd = -1  # first, so that close() works after any failure
+        self._map: mmap.mmap | None = None
+        self._view = memoryview(b"")
+        self._is_file = False
+        self._served = 0
+        self.path = Path(path) if path is not None else None
+        super().__init__(
+            block_size=block_size,
+            read_only=read_only,
+            removable=removable,
+            vendor=vendor,
+            product=product,
+            revision=revision,
+            serial=serial or _serial_of(self.path),
+        )
+        if self.path is not None:
+            self._set_size(self._open_medium(create_size))
+        elif not removable:
+            raise SchemeError("a unit without a file must be removable")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def insert(self, path: str | os.PathLike[str] | None = None) -> None:
+        """Put a medium in: another file, or the last one again. Raises as `Lun.insert` does."""
+        if path is not None and not self.medium_present:
+            self.path = Path(path)
+        super().insert()
+
+    def close(self) -> None:
+        """Flush, unlock and close the file. Raises OSError where the flush failed."""
+        self.size = self.block_count = 0
+        self._close_medium()
+
+    # --- the seam of unit.py -------------------------------------------------------------------
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """A view of the map for large pieces, bytes of their own for small ones.
+
+        A large piece that holds a hole is read with pread: holes stay holes.
+        """
+        if length < _MAP_FLOOR:
+            return self._pread(offset, length)
+        if self._is_file:
+            end = offset + length
+            info = os.fstat(self._fd)
+            if end > info.st_size:
+                return self._pread(offset, length)  # truncated behind our back
+            if info.st_blocks * 512 < info.st_size:
+                if length <= len(_ZEROES) and self._seek(offset, os.SEEK_DATA) >= end:
+                    return _ZEROES[:length]
+                if self._seek(offset, os.SEEK_HOLE) < end:
+                    return self._pread(offset, length)
+        self._served += length
+        if self._served >= _MAP_RESIDENT and self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._served = 0
+        return self._view[offset : offset + length]
+
+    def write(self, offset: int, data: memoryview) -> int:
+        """Pwrite all of it, however many calls that takes."""
+        length = len(data)
+        done = 0
+        try:
+            done = self._pwrite(data, offset)
+            while done < length:
+                done += self._pwrite(data[done:], offset + done)
+        except OSError as error:
+            log.warning("%s: write at byte %d: %s", self.path, offset + done, error)
+        return done - done % self.block_size
+
+    def flush(self) -> None:
+        """Fdatasync; nothing to do for a read-only unit."""
+        if not self.read_only and self._fd >= 0:
+            os.fdatasync(self._fd)
+
+    def verify(self, offset: int, length: int) -> int:
+        """Pread all of it, in pieces."""
+        done = 0
+        while done < length:
+            size = min(_VERIFY_SIZE, length - done)
+            count = len(self._pread(offset + done, size))
+            done += count
+            if count < size:
+                break
+        return done
+
+    # --- the file ------------------------------------------------------------------------------
+
+    def _open_medium(self, create_size: int | None = None) -> int:
+        path = self.path
+        if path is None:
+            raise SchemeError("no file to insert; name one")
+        self._fd, size = _open(path, read_only=self.read_only, create_size=create_size)
+        try:
+            if not size or size % self.block_size:
+                fit = size - size % self.block_size or self.block_size
+                raise SchemeError(
+                    f"{path}: {size} bytes, expected a multiple of block_size {self.block_size}; "
+                    f"such as: truncate -s {fit} {path}"
+                )
+            self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
+            self._map = mmap.mmap(self._fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+            self._view = memoryview(self._map)
+        except BaseException:
+            self._close_medium()
+            raise
+        return size
+
+    def _close_medium(self) -> None:
+        fd, self._fd = self._fd, -1
+        # Views of the map may still be on their way to a socket; it goes when the last one does.
+        self._view = memoryview(b"")
+        self._map = None
+        self._is_file = False
+        if fd < 0:
+            return
+        try:
+            if not self.read_only:
+                os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+    def _seek(self, offset: int, whence: int) -> int:
+        """Where the next data or hole begins, in bytes; past everything where there is none."""
+        try:
+            return os.lseek(self._fd, offset, whence)
+        except OSError:
+            return self.size  # ENXIO: no data from here to the end
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        """Read, or as many whole blocks as can be read."""
+        try:
+            data = self._pread_once(length, offset)
+        except OSError as error:
+            log.warning("%s: read at byte %d: %s", self.path, offset, error)
+            data = b"".join(self._readable_blocks(offset, length))
+        if len(data) == length:
+            return data
+        return data[: len(data) - len(data) % self.block_size]
+
+    def _readable_blocks(self, offset: int, length: int) -> list[bytes]:
+        blocks: list[bytes] = []
+        for start in range(offset, offset + length, self.block_size):
+            try:
+                blocks.append(self._pread_once(self.block_size, start))
+            except OSError:
+                break
+        return blocks
+
+    def _pread_once(self, length: int, offset: int) -> bytes:
+        return os.pread(self._fd, length, offset)
+
+    def _pwrite(self, data: memoryview, offset: int) -> int:
+        return os.pwrite(self._fd, data, offset)
+
+
+class RamLun(Lun):
+    """A unit of ``size`` bytes of memory, zeroes at first; pages are allocated when written.
+
+    What the host writes lands in it, and what it reads leaves from it. Ejecting keeps the bytes.
+    ``memory`` is all of it, for the application to fill or to look at. Options of `Lun` besides.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        block_size: int = 512,
+        read_only: bool = False,
+        removable: bool = False,
+        vendor: str = "usbip",
+        product: str = "vudc ram",
+        revision: str = "1.0",
+        serial: str = "00000001",
+    ) -> None:
+        super().__init__(
+            block_size=block_size,
+            read_only=read_only,
+            removable=removable,
+            vendor=vendor,
+            product=product,
+            revision=revision,
+            serial=serial,
+        )
+        if size <= 0:
+            raise SchemeError(f"memory of {size} bytes: expected a positive size")
+        self._set_size(size)
+        # Private, since reading untouched pages of shared memory allocates them.
+        self.memory = memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """A view of the memory."""
+        return self.memory[offset : offset + length]
+
+    def write(self, offset: int, data: memoryview) -> int:
+        """Copy into the memory; data that landed there needs no write."""
+        self.memory[offset : offset + len(data)] = data
+        return len(data)
+
+    def landing(self, offset: int, length: int) -> memoryview | None:
+        """The memory itself."""
+        return self.memory[offset : offset + length]
+
+    def _open_medium(self) -> int:
+        return len(self.memory)
+
+    def _close_medium(self) -> None:
+        """Nothing to close: the bytes stay."""
+
+
+def _open(path: Path, *, read_only: bool, create_size: int | None) -> tuple[int, int]:
+    """Open and lock a file or block device: its descriptor and size in bytes."""
+    if create_size is not None and create_size <= 0:
+        raise SchemeError(f"{path}: create_size {create_size}, expected a positive size in bytes")
+    flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
+    if path.is_block_device() and not read_only:
+        flags |= os.O_EXCL  # refused while the kernel has it mounted
+    creates = create_size is not None and not path.exists()
+    try:
+        fd = os.open(path, flags | (os.O_CREAT | os.O_RDWR | os.O_EXCL if creates else 0), 0o644)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise SchemeError(f"{path}: in use by the kernel; is it mounted?") from error
+        raise
+    try:
+        _lock(fd, path, read_only=read_only)
+        if creates and create_size is not None:
+            os.ftruncate(fd, create_size)
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise SchemeError(f"{path}: neither a regular file nor a block device")
+        size = os.lseek(fd, 0, os.SEEK_END)
+        if create_size is not None and size != create_size:
+            raise SchemeError(f"{path}: exists with {size} bytes, but create_size is {create_size}")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, size
+
+
+def _lock(fd: int, path: Path, *, read_only: bool) -> None:
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise SchemeError(
+            f"{path}: locked by another program; one writer or several read-only units may use it"
+        ) from error
+
+
+def _serial_of(path: Path | None) -> str:
+    """Eight hex digits that stay the same for one path."""
+    return f"{zlib.crc32(os.fsencode(path.absolute())) if path else 1:08X}"

@@ -1,0 +1,247 @@
+"""The conversation of one Bulk-Only interface: command, data, status, for ever (BOT figure 1).
+
+It moves data between a pair of Endpoints and the Luns as bot.py and scsi.py decide. It lives as
+long as the configuration does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from typing import Final, TypeVar
+
+from gadgets.mass_storage import sense
+from gadgets.mass_storage.bot import CBW_SIZE, Cbw, CswStatus, InvalidCbw, decide, pack_csw
+from gadgets.mass_storage.scsi import Answer, Target
+from gadgets.mass_storage.sense import Sense
+from gadgets.mass_storage.unit import Lun
+from usbip_vudc.errors import Overflow, RequestWithdrawn
+from usbip_vudc.function import Blocking, Conversation, Endpoint, Request
+from usbip_vudc.sglist import SGList
+from usbip_vudc.usb.ch9 import Direction
+
+__all__ = ("PIECE", "Transport")
+
+log = logging.getLogger(__name__)
+
+PIECE: Final = 1 << 20
+"""Bytes of one data Request at most: a multiple of every wMaxPacketSize."""
+
+_AHEAD: Final = 2
+"""IN pieces queued at once: the host takes one while the next is being read."""
+
+T = TypeVar("T")
+
+Step = Generator[Request | Blocking, object, T]
+"""A part of the conversation that ends with a value."""
+
+
+class Transport:
+    """Serves CBWs on one pair of endpoints. ``on_refused`` hears of every invalid CBW.
+
+    ``buffer`` of PIECE bytes receives written data on its way to the medium.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        in_ep: Endpoint,
+        out_ep: Endpoint,
+        buffer: memoryview,
+        on_refused: Callable[[str], None],
+    ) -> None:
+        self._target = target
+        self._max_lun = len(target.luns) - 1
+        self._in = in_ep
+        self._out = out_ep
+        self._buffer = buffer
+        self._on_refused = on_refused
+        # BOT 5.1 wants a CBW in one packet: a longer one shows in `actual`.
+        self._command = bytearray(out_ep.round_up(CBW_SIZE))
+        self._command_sg = SGList(self._command)
+        self._out_request = Request(b"")
+        self._in_requests: list[Request] = []
+        self._is_reset = False
+
+    def commands(self) -> Conversation:
+        """Serve for ever. Ends with EndpointDisabled when the configuration does."""
+        self._await_command()
+        while True:
+            try:
+                yield self._out_request
+                cbw = self._received_command()
+                if self._in_requests and not self._in_requests[-1].done:
+                    # A host that did not wait for the CSW: still one command at a time.
+                    yield self._in_requests[-1]
+                self._in_requests = []
+                answer = self._target.execute(self._target.luns[cbw.bCBWLUN], cbw.CBWCB)
+                yield from self._carry_out(cbw, answer)
+                self._await_command()
+            except (InvalidCbw, Overflow) as error:
+                self._on_refused(str(error))
+                yield from self._refuse()
+                self._await_command()
+            except RequestWithdrawn:
+                self._await_command()  # Bulk-Only Mass Storage Reset, BOT 3.1
+
+    def reset(self) -> None:
+        """Drop whatever goes on and expect a CBW next; halts stay (BOT 3.1, 5.3.4)."""
+        self._is_reset = True
+        out_request = self._out_request  # another one, where a withdrawal resumes us at once
+        for request in self._in_requests:
+            self._in.withdraw(request)
+        self._out.withdraw(out_request)
+
+    # --- command (BOT 5.3.1) -------------------------------------------------------------------
+
+    def _await_command(self) -> None:
+        self._is_reset = False
+        self._out_request = self._out.queue(Request(self._command_sg))
+
+    def _received_command(self) -> Cbw:
+        self._check_reset()
+        return Cbw.parse(self._command[: self._out_request.actual], self._max_lun)
+
+    def _check_reset(self) -> None:
+        """After every wait: a request may have ended by itself just before the reset came."""
+        if self._is_reset:
+            raise RequestWithdrawn("Bulk-Only Mass Storage Reset")
+
+    def _refuse(self) -> Conversation:
+        """BOT 6.6.1: halt both endpoints and keep them so until reset.
+
+        No function hears of CLEAR_FEATURE(ENDPOINT_HALT). So a request waits behind each halt:
+        when it ends, the host has cleared that halt without a reset, and it halts again. That
+        costs an impatient host one ZLP (IN) or one transfer that goes nowhere (OUT).
+        """
+        while True:
+            for request in self._in_requests:
+                self._in.withdraw(request)
+            self._halt_in()
+            self._out.halt()
+            self._out_request = self._out.queue(Request(self._command_sg))
+            try:
+                yield self._out_request
+                self._check_reset()
+            except RequestWithdrawn:
+                return
+            except Overflow:
+                pass
+
+    def _halt_in(self) -> None:
+        self._in.halt()
+        waiting = Request(b"", on_complete=self._halt_in_again)
+        self._in_requests = [waiting]
+        self._in.queue(waiting)
+
+    def _halt_in_again(self, ended: Request) -> None:
+        is_current = self._in_requests[-1] is ended
+        if is_current and ended.error is None and not self._is_reset:
+            self._halt_in()
+
+    # --- data and status (BOT 5.3.2, 5.3.3) ----------------------------------------------------
+
+    def _carry_out(self, cbw: Cbw, answer: Answer) -> Conversation:
+        """Move the data of one command, and queue its CSW."""
+        lun = self._target.luns[cbw.bCBWLUN]
+        host, host_length = cbw.direction, cbw.dCBWDataTransferLength
+        case, length = decide(host, host_length, answer.direction, answer.length)
+        failed = answer.failed
+        moved, is_over = 0, not host_length
+        if answer.direction is Direction.OUT:
+            if length:
+                moved, is_over = yield from self._take(lun, answer.offset, length, host_length)
+                failed = moved < length or (yield from self._work(answer, lun))
+        else:
+            failed = failed or (yield from self._work(answer, lun))
+            if length and not failed:
+                moved = yield from self._give(lun, answer, length)
+                failed = moved < length
+                is_over = moved == host_length or moved % self._in.max_packet_size != 0
+        if not is_over:
+            yield from self._end_early(host, host_length, moved)
+        status = CswStatus.FAILED if failed else CswStatus.PASSED
+        if case.phase_error:
+            status = CswStatus.PHASE_ERROR
+        # On a halted endpoint it waits for CLEAR_FEATURE(ENDPOINT_HALT), as BOT figure 2 wants.
+        csw = Request(pack_csw(cbw.dCBWTag, host_length - moved, status))
+        self._in_requests.append(csw)
+        self._in.queue(csw)
+
+    def _work(self, answer: Answer, lun: Lun) -> Step[bool]:
+        """What may block, in a thread: whether it failed."""
+        if answer.work is None:
+            return False
+        failure = yield Blocking(answer.work)
+        self._check_reset()
+        if failure is None and answer.finish is not None:
+            failure = answer.finish()
+        if isinstance(failure, Sense):
+            lun.sense = failure
+        return failure is not None
+
+    def _give(self, lun: Lun, answer: Answer, length: int) -> Step[int]:
+        """Queue IN data without waiting for the end of it: bytes queued."""
+        sent = 0
+        while sent < length:
+            if len(self._in_requests) >= _AHEAD:
+                yield self._in_requests[0]
+                self._check_reset()
+                del self._in_requests[0]
+            size = min(length - sent, PIECE)
+            if answer.data is None:
+                piece = lun.read(answer.offset + sent, size)
+            else:
+                piece = answer.data[:size]
+            if piece:
+                request = Request(piece)
+                self._in_requests.append(request)
+                self._in.queue(request)
+                sent += request.length
+            if len(piece) < size:
+                lba = (answer.offset + sent) // lun.block_size
+                lun.sense = sense.UNRECOVERED_READ_ERROR.at(lba)
+                break
+        if answer.data is None:
+            lun.bytes_read += sent
+        return sent
+
+    def _take(self, lun: Lun, offset: int, length: int, host_length: int) -> Step[tuple[int, bool]]:
+        """Receive and write OUT data: bytes written, and whether the host has sent all it will."""
+        written = received = 0
+        is_over = False
+        while written < length:
+            size = min(length - written, PIECE)
+            room = self._out.round_up(size)
+            # An OUT request asks for whole packets, and only those land in the medium itself.
+            target = lun.landing(offset + written, size) if room == size else None
+            data = self._buffer[:room] if target is None else target
+            request = self._out_request = self._out.queue(Request(data))
+            yield request
+            self._check_reset()
+            received += request.actual
+            is_over = request.actual < size or received >= host_length
+            good = min(request.actual, size)
+            good -= good % lun.block_size
+            if target is None and good:
+                good = lun.write(offset + written, data[:good])
+            written += good
+            if request.actual < size:
+                lun.sense = sense.DATA_PHASE_ERROR  # less than the host itself announced
+                break
+            if good < size:
+                lun.sense = sense.WRITE_ERROR.at((offset + written) // lun.block_size)
+                break
+        lun.bytes_written += written
+        return written, is_over
+
+    def _end_early(self, host: Direction | None, host_length: int, moved: int) -> Conversation:
+        """The host expects more than moved: STALL tells it that no more will."""
+        case = decide(host, host_length, host, moved).case
+        if case.halts is Direction.OUT:
+            self._out.halt()
+        elif case.halts is Direction.IN:
+            if self._in_requests:
+                yield self._in_requests[-1]  # an endpoint with requests queued cannot halt
+                self._check_reset()
+            self._in.halt()

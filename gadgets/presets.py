@@ -1,0 +1,93 @@
+"""Ready gadgets by name, with the vendor and product ids that Linux's own gadgets use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from gadgets.acm.function import AcmFunction
+from gadgets.acm.profiles import Echo, Profile, Sink, Source
+from gadgets.mass_storage.function import MassStorageFunction
+from gadgets.mass_storage.lun import FileLun, Lun, RamLun
+from usbip_vudc.errors import SchemeError
+from usbip_vudc.gadget import Config, Gadget
+from usbip_vudc.registry import GadgetOptions
+
+__all__ = ("composite", "serial", "storage")
+
+DEFAULT_RAM_SIZE: Final = 64 << 20
+
+PROFILES: Final[Mapping[str, Callable[[], Profile]]] = {
+    "echo": Echo,
+    "sink": Sink,
+    "source": Source,
+}
+
+
+def serial(options: GadgetOptions) -> Gadget:
+    """A CDC-ACM serial port, 0525:a4a7 as g_serial."""
+    return Gadget(
+        name="serial",
+        idVendor=0x0525,
+        idProduct=0xA4A7,
+        manufacturer="usbip-vudc",
+        product="Serial gadget",
+        serial=options.serial_number,
+        configs=(Config(functions=(_acm(options),), name="CDC ACM"),),
+    )
+
+
+def storage(options: GadgetOptions) -> Gadget:
+    """A Bulk-Only mass-storage disk, 0525:a4a5 as g_mass_storage."""
+    return Gadget(
+        name="storage",
+        idVendor=0x0525,
+        idProduct=0xA4A5,
+        manufacturer="usbip-vudc",
+        product="Storage gadget",
+        serial=_storage_serial(options),
+        configs=(Config(functions=(_mass_storage(options),), name="Mass storage"),),
+    )
+
+
+def composite(options: GadgetOptions) -> Gadget:
+    """A serial port and a disk in one device, 1d6b:0106 as g_acm_ms."""
+    functions = (_acm(options), _mass_storage(options))
+    return Gadget(
+        name="composite",
+        idVendor=0x1D6B,
+        idProduct=0x0106,
+        manufacturer="usbip-vudc",
+        product="Composite gadget",
+        serial=_storage_serial(options),
+        configs=(Config(functions=functions, name="ACM and mass storage"),),
+    )
+
+
+def _acm(options: GadgetOptions) -> AcmFunction:
+    if options.profile not in PROFILES:
+        raise SchemeError(
+            f"serial profile {options.profile!r} is unknown; there are {', '.join(PROFILES)}"
+        )
+    return AcmFunction(PROFILES[options.profile]())
+
+
+def _mass_storage(options: GadgetOptions) -> MassStorageFunction:
+    return MassStorageFunction(luns=[_lun(options)])
+
+
+def _lun(options: GadgetOptions) -> Lun:
+    if options.image is None:
+        size = options.size or DEFAULT_RAM_SIZE
+        return RamLun(size, read_only=options.read_only, removable=options.removable)
+    return FileLun(
+        options.image,
+        create_size=options.size,
+        read_only=options.read_only,
+        removable=options.removable,
+    )
+
+
+def _storage_serial(options: GadgetOptions) -> str:
+    """BOT 4.1.1: at least twelve hexadecimal digits, different for each device of one kind."""
+    return options.serial_number.rjust(12, "0").upper()
