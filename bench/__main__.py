@@ -33,10 +33,9 @@ MEMORY_LIMIT = 60 * MIB
 
 @dataclass(slots=True)
 class Sample:
-    """One timed run: steps and URBs a second, and server CPU seconds a URB."""
+    """One timed run: pieces of work a second, and server CPU seconds a URB."""
 
-    steps: float
-    urbs: float
+    pieces: float
     cpu: float
 
 
@@ -52,9 +51,8 @@ class Result:
         samples = self.samples.get(server)
         if not samples:
             return None
-        if self.case.unit:
-            return statistics.median(s.steps for s in samples) * self.case.unit / 1e6
-        return statistics.median(s.urbs for s in samples) / 1e3
+        pieces = statistics.median(s.pieces for s in samples)
+        return pieces * self.case.unit / 1e6 if self.case.unit else pieces / 1e3
 
     def cpu(self, server: str) -> float | None:
         """Server CPU time in us a URB."""
@@ -64,7 +62,7 @@ class Result:
     def ratio(self) -> float | None:
         """Ours to the rival's, median of the pairs of rounds."""
         pairs = zip(self.samples.get("ours", ()), self.samples.get("rival", ()), strict=False)
-        ratios = [ours.steps / rival.steps for ours, rival in pairs]
+        ratios = [ours.pieces / rival.pieces for ours, rival in pairs]
         return statistics.median(ratios) if ratios else None
 
     def misses(self) -> list[str]:
@@ -88,15 +86,14 @@ def run(case: Case, server: ServerProcess, seconds: float) -> Sample:
         step = case.make(lane)
         for _ in range(20):
             step()
-        steps = urbs = 0
+        pieces = 0
         cpu = server.cpu_time()
         began = time.perf_counter()
         end = began + seconds
         while (now := time.perf_counter()) < end:
-            urbs += step()
-            steps += 1
-        elapsed = now - began
-        return Sample(steps / elapsed, urbs / elapsed, (server.cpu_time() - cpu) / urbs)
+            pieces += step()
+        used = server.cpu_time() - cpu
+        return Sample(pieces / (now - began), used / (pieces * case.urbs))
 
 
 def _disk(server: ServerProcess) -> str:

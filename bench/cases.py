@@ -25,7 +25,7 @@ _CBW: Final = struct.Struct("<4sIIBBB16s")
 _IMAGE_BLOCKS: Final = 64 * MIB // 512
 
 Step = Callable[[], int]
-"""Does one unit of work and returns the URBs it took."""
+"""Does some work and returns how much: URBs of a bulk or control case, commands of a disk's."""
 
 
 class Lane:
@@ -63,8 +63,9 @@ class Lane:
 class Case:
     """A row of the bench.
 
-    ``device`` is "bulk" or "disk". ``unit`` bytes move in one step (0: count URBs). ``ratio`` is
-    the target against the rival, ``cpu`` the target of server CPU time in us a URB.
+    ``device`` is "bulk" or "disk". ``unit`` bytes move in one piece of work, which takes
+    ``urbs`` URBs; with unit 0 the pieces are counted. ``ratio`` is the target against the rival,
+    ``cpu`` the target of server CPU time in us a URB.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Case:
     make: Callable[[Lane], Step]
     ratio: float | None = None
     cpu: float | None = None
+    urbs: int = 1
 
 
 def _control(lane: Lane) -> Step:
@@ -152,7 +154,7 @@ def _scsi(opcode: int, size: int) -> Callable[[Lane], Step]:
             if csw[12]:
                 raise RuntimeError(f"command failed: CSW status {csw[12]}")
             lba = (lba + blocks) % (_IMAGE_BLOCKS - blocks)
-            return 3
+            return 1
 
         return step
 
@@ -199,8 +201,18 @@ CASES: Final = (
     Case("bulk OUT 1 MiB, 1 in flight", "bulk", MIB, _bulk(OUT, MIB), ratio=1.0),
     Case("bulk IN 1 MiB, 16 in flight", "bulk", MIB, _queued(IN, MIB), ratio=1.0),
     Case("bulk OUT 1 MiB, 16 in flight", "bulk", MIB, _queued(OUT, MIB), ratio=1.0),
-    Case("READ(10) 120 KiB", "disk", 120 * KIB, _on_disk(_scsi(0x28, 120 * KIB)), 1.3, 22),
-    Case("WRITE(10) 120 KiB", "disk", 120 * KIB, _on_disk(_scsi(0x2A, 120 * KIB)), 1.3),
-    Case("READ(10) 1 MiB", "disk", MIB, _on_disk(_scsi(0x28, MIB)), 1.25),
-    Case("WRITE(10) 1 MiB", "disk", MIB, _on_disk(_scsi(0x2A, MIB)), 1.25),
+    Case(
+        "READ(10) 120 KiB",
+        "disk",
+        120 * KIB,
+        _on_disk(_scsi(0x28, 120 * KIB)),
+        ratio=1.3,
+        cpu=22,
+        urbs=3,
+    ),
+    Case(
+        "WRITE(10) 120 KiB", "disk", 120 * KIB, _on_disk(_scsi(0x2A, 120 * KIB)), ratio=1.3, urbs=3
+    ),
+    Case("READ(10) 1 MiB", "disk", MIB, _on_disk(_scsi(0x28, MIB)), ratio=1.25, urbs=3),
+    Case("WRITE(10) 1 MiB", "disk", MIB, _on_disk(_scsi(0x2A, MIB)), ratio=1.25, urbs=3),
 )

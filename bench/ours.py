@@ -23,7 +23,7 @@ from usbip_vudc.gadget import Config, Gadget
 from usbip_vudc.registry import GadgetOptions, load_gadget
 from usbip_vudc.server import Server
 from usbip_vudc.sglist import Buffer
-from usbip_vudc.usb.ch9 import Direction, Speed, TransferType
+from usbip_vudc.usb.ch9 import Speed
 from usbip_vudc.vudc import UserspaceUDC
 
 SET_REQUEST_SIZE = 1
@@ -37,10 +37,7 @@ class SourceSink(Function):
     _DEPTH: ClassVar[int] = 32
 
     def __init__(self) -> None:
-        pair = tuple(
-            EndpointSpec(role=way.name.lower(), direction=way, transfer_type=TransferType.BULK)
-            for way in (Direction.OUT, Direction.IN)
-        )
+        pair = (EndpointSpec.bulk_out("out"), EndpointSpec.bulk_in("in"))
         alternates = (AltSetting(endpoints=pair),)
         self.interfaces = (InterfaceSpec(role="x", bInterfaceClass=0xFF, alternates=alternates),)
         self._source = memoryview(bytearray(1 << 20))

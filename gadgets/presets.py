@@ -80,6 +80,8 @@ def _lun(options: GadgetOptions) -> Lun:
     if options.image is None:
         size = options.size or DEFAULT_RAM_SIZE
         return RamLun(size, read_only=options.read_only, removable=options.removable)
+    if options.size is None and not options.image.exists():
+        raise SchemeError(f"image {options.image} does not exist; give a size and it is created")
     return FileLun(
         options.image,
         create_size=options.size,

@@ -20,8 +20,8 @@ from usbip_vudc.sglist import Buffer
 from usbip_vudc.usb.ch9 import Direction, Speed, TransferType
 
 BULK_PAIR = (
-    EndpointSpec(role="in", direction=Direction.IN, transfer_type=TransferType.BULK),
-    EndpointSpec(role="out", direction=Direction.OUT, transfer_type=TransferType.BULK),
+    EndpointSpec.bulk_in("in"),
+    EndpointSpec.bulk_out("out"),
 )
 
 Script = Callable[[Mapping[str, Endpoint]], Awaitable[None]]

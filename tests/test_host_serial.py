@@ -86,7 +86,7 @@ def test_a_break_begins_and_ends() -> None:
         assert not function.breaking
 
 
-@pytest.mark.parametrize("speed", [Speed.LOW, Speed.FULL, Speed.HIGH, Speed.SUPER])
+@pytest.mark.parametrize("speed", [Speed.FULL, Speed.HIGH, Speed.SUPER])
 def test_a_notification_tells_of_dsr(speed: Speed) -> None:
     with serial(AcmFunction(Echo(), dsr_follows_dtr=True), speed=speed) as port:
         port.set_control_line_state(dtr=True, rts=False)
@@ -100,7 +100,7 @@ def test_a_notification_tells_of_dsr(speed: Speed) -> None:
 # --- data --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("speed", [Speed.LOW, Speed.FULL, Speed.HIGH, Speed.SUPER])
+@pytest.mark.parametrize("speed", [Speed.FULL, Speed.HIGH, Speed.SUPER])
 def test_bytes_come_back(speed: Speed) -> None:
     with serial(AcmFunction(Echo()), speed=speed) as port:
         for length in (1, 7, 8, 9, 64, 100):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import anyio
 import anyio.to_thread
@@ -60,6 +60,16 @@ class EndpointSpec:
     interval_ms: float = 0
     max_packet_size: Mapping[Speed, int] = field(default_factory=dict)
     max_burst: int = 0
+
+    @classmethod
+    def bulk_in(cls, role: str) -> Self:
+        """A bulk endpoint to the host."""
+        return cls(role=role, direction=Direction.IN, transfer_type=TransferType.BULK)
+
+    @classmethod
+    def bulk_out(cls, role: str) -> Self:
+        """A bulk endpoint from the host."""
+        return cls(role=role, direction=Direction.OUT, transfer_type=TransferType.BULK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

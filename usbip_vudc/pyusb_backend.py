@@ -19,21 +19,32 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 import usb.backend
 from usb.core import USBError, USBTimeoutError
 
 from usbip_vudc.errors import LocalProtocolError, SchemeError, UrbError, UsbipVudcError
 from usbip_vudc.host.blocking import BlockingHost
-from usbip_vudc.host.enumeration import DeviceDescriptors, drive, read_descriptors
+from usbip_vudc.host.enumeration import (
+    DeviceDescriptors,
+    Selection,
+    alternates_of,
+    clear_halt,
+    drive,
+    read_descriptors,
+    set_configuration,
+    set_interface,
+)
 from usbip_vudc.host.handshake import ImportRefused, Listed, list_devices
 from usbip_vudc.host.sg import SgResult
 from usbip_vudc.sglist import SGList
 from usbip_vudc.urb import HostUrb
-from usbip_vudc.usb.ch9 import Feature, SetupPacket, Speed, StandardRequest
-from usbip_vudc.usb.descriptors import Configuration, Interface
+from usbip_vudc.usb.ch9 import SetupPacket, Speed, StandardRequest
+from usbip_vudc.usb.descriptors import Configuration
 from usbip_vudc.wire.pdu import OpStatus
+
+# ruff: noqa: ARG002 - pyusb's contract passes more than this backend needs
 
 __all__ = ("UsbipBackend", "get_backend")
 
@@ -45,20 +56,10 @@ _CONTROL_TIMEOUT: Final = 5.0
 _RELEASE_PATIENCE: Final = 1.0
 """Seconds that a server may take to notice that we gave a device back, before it is busy."""
 
-_SET_CONFIGURATION: Final = (0x00, StandardRequest.SET_CONFIGURATION)
-_SET_INTERFACE: Final = (0x01, StandardRequest.SET_INTERFACE)
-
 _PORT_RESET: Final = SetupPacket(0x23, StandardRequest.SET_FEATURE, 4, 0, 0)
 """SetPortFeature(PORT_RESET), which a USB/IP server executes for the device's own port."""
 
-_SPEEDS: Final = {
-    Speed.LOW: 1,
-    Speed.FULL: 2,
-    Speed.HIGH: 3,
-    Speed.WIRELESS: 3,
-    Speed.SUPER: 4,
-    Speed.SUPER_PLUS: 5,
-}
+_SPEEDS: Final = {Speed.LOW: 1, Speed.FULL: 2, Speed.HIGH: 3, Speed.SUPER: 4, Speed.SUPER_PLUS: 5}
 """Our numbers are the kernel's, pyusb's are libusb's (enum libusb_speed)."""
 
 _LIBUSB: Final = {
@@ -72,6 +73,8 @@ _LIBUSB: Final = {
     errno.EPIPE: (-9, "Pipe error"),
 }
 """errno -> libusb's error code and libusb_strerror: programs look at all three."""
+
+_REFUSALS: Final = {OpStatus.DEV_BUSY: errno.EBUSY, OpStatus.NODEV: errno.ENODEV}
 
 
 def get_backend(
@@ -93,11 +96,24 @@ def _usb_error(number: int, detail: str = "") -> USBError:
     return kind(f"{text}: {detail}" if detail else text, code, number)
 
 
-def _raise_usb_error(error: UsbipVudcError) -> NoReturn:
+def _translated(error: UsbipVudcError) -> USBError:
     if isinstance(error, UrbError):
-        raise _usb_error(error.errno) from error
+        return _usb_error(error.errno)
+    if isinstance(error, ImportRefused):
+        return _usb_error(_REFUSALS.get(error.status, errno.EIO), str(error))
     number = errno.EINVAL if isinstance(error, LocalProtocolError) else errno.EIO
-    raise _usb_error(number, str(error)) from error
+    return _usb_error(number, str(error))
+
+
+@contextlib.contextmanager
+def _usb_errors() -> Iterator[None]:
+    try:
+        yield
+    except UsbipVudcError as error:
+        raise _translated(error) from error
+
+
+Data: TypeAlias = "array[int]"
 
 
 class _Device:
@@ -112,7 +128,7 @@ class _Device:
 class _Session:
     """One import of a device, shared by the handles of this backend, with what Linux would know.
 
-    ``claims`` maps bInterfaceNumber to its handle, ``alternates`` to bAlternateSetting.
+    ``claims`` maps bInterfaceNumber to its handle.
     """
 
     def __init__(self, host: BlockingHost) -> None:
@@ -120,8 +136,7 @@ class _Session:
         self.descriptors: DeviceDescriptors | None = None
         self.handles: set[_Handle] = set()
         self.claims: dict[int, _Handle] = {}
-        self.configuration = 0
-        self.alternates: dict[int, int] = {}
+        self.selection = Selection()
 
     def ask(self, setup: SetupPacket) -> bytes | None:
         """A control IN transfer, None for a stall. Raises UrbError otherwise."""
@@ -132,61 +147,50 @@ class _Session:
                 return None
             raise
 
-    def tell(self, bmRequestType: int, bRequest: int, wValue: int, wIndex: int = 0) -> None:
-        """A control transfer without data; what it selects is remembered."""
-        setup = SetupPacket(bmRequestType, bRequest, wValue, wIndex)
+    def tell(self, setup: SetupPacket) -> None:
+        """A control transfer without data; what it selects is noted."""
         self.host.control(setup, timeout=_CONTROL_TIMEOUT)
-        self.remember(bmRequestType, bRequest, wValue, wIndex)
-
-    def remember(self, bmRequestType: int, bRequest: int, wValue: int, wIndex: int) -> None:
-        """Note the configuration and alternate settings, for a reset to restore."""
-        if (bmRequestType, bRequest) == _SET_CONFIGURATION:
-            self.configuration = wValue
-            self.alternates.clear()
-        elif (bmRequestType, bRequest) == _SET_INTERFACE:
-            self.alternates[wIndex] = wValue
+        self.selection.note(setup)
 
     def configure(self) -> None:
         """Select the first configuration where none is, as Linux does with a new device."""
         current = self.ask(SetupPacket(0x80, StandardRequest.GET_CONFIGURATION, wLength=1))
-        self.configuration = current[0] if current else 0
-        if self.configuration or self.descriptors is None:
-            return
-        for configuration in self.descriptors.configurations[:1]:
-            if configuration is not None:
-                self.tell(*_SET_CONFIGURATION, configuration.descriptor.bConfigurationValue)
+        self.selection.configuration = current[0] if current else 0
+        if not self.selection.configuration and self.descriptors is not None:
+            for configuration in self.descriptors.configurations[:1]:
+                if configuration is not None:
+                    self.tell(set_configuration(configuration.descriptor.bConfigurationValue))
 
     def reset(self) -> None:
         """Reset the port and restore what was selected, as usb_reset_device does."""
-        with contextlib.suppress(UrbError):
-            # usbip-vudc of the kernel stalls it, and so does a stub before 6.13, which resets
-            # the device and passes the request on to it all the same.
+        try:
             self.host.control(_PORT_RESET, timeout=_CONTROL_TIMEOUT)
-        configuration, alternates = self.configuration, dict(self.alternates)
-        if configuration:
-            self.tell(*_SET_CONFIGURATION, configuration)
-        for interface, alternate in alternates.items():
-            if alternate:
-                self.tell(*_SET_INTERFACE, alternate, interface)
+        except UrbError as error:
+            # The kernel's usbip-vudc stalls it. Its stub resets the device, but older ones then
+            # pass the request on to the device all the same, which stalls it.
+            if error.errno != errno.EPIPE:
+                raise
+        for setup in self.selection.restore():
+            self.tell(setup)
 
     def release(self, interface: int) -> None:
         """Drop a claim; as in usb_unbind_interface, alternate setting 0 comes back."""
         del self.claims[interface]
-        if self.alternates.get(interface):
+        if self.selection.alternates.get(interface):
             with contextlib.suppress(UsbipVudcError):
-                self.tell(*_SET_INTERFACE, 0, interface)
+                self.tell(set_interface(interface, 0))
 
     def has_interface(self, number: int) -> bool:
         """Whether the selected configuration has it; yes where that is not known."""
-        known = self.descriptors.configurations if self.descriptors is not None else ()
-        for configuration in known:
-            if configuration is None:
-                return True
-            if configuration.descriptor.bConfigurationValue == self.configuration:
-                return any(
-                    i.descriptor.bInterfaceNumber == number for i in configuration.interfaces
-                )
-        return not known
+        if self.descriptors is None or None in self.descriptors.configurations:
+            return True
+        return any(
+            interface.descriptor.bInterfaceNumber == number
+            for configuration in self.descriptors.configurations
+            if configuration is not None
+            and configuration.descriptor.bConfigurationValue == self.selection.configuration
+            for interface in configuration.interfaces
+        )
 
 
 class _Handle:
@@ -230,10 +234,10 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
         except OSError as error:
             self._unreachable(error)
         except UsbipVudcError as error:
-            _raise_usb_error(error)
+            raise _translated(error) from error
         return map(_Device, listed)
 
-    def get_parent(self, dev: _Device) -> None:  # noqa: ARG002 - the contract's
+    def get_parent(self, dev: _Device) -> None:
         """USB/IP tells of no hubs."""
         return
 
@@ -272,14 +276,14 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
         self, dev: _Device, intf: int, alt: int, config: int
     ) -> SimpleNamespace:
         """By indices, not numbers. Raises IndexError where there is no such one."""
-        interface = _alternates(self._configuration(dev, config), intf)[alt]
+        interface = alternates_of(self._configuration(dev, config), intf)[alt]
         return _namespace(interface.descriptor, interface.extra)
 
     def get_endpoint_descriptor(
         self, dev: _Device, ep: int, intf: int, alt: int, config: int
     ) -> SimpleNamespace:
         """By indices. bRefresh and bSynchAddress, an audio class matter, are always 0."""
-        endpoint = _alternates(self._configuration(dev, config), intf)[alt].endpoints[ep]
+        endpoint = alternates_of(self._configuration(dev, config), intf)[alt].endpoints[ep]
         namespace = _namespace(endpoint.descriptor, endpoint.extra)
         namespace.bRefresh = namespace.bSynchAddress = 0
         return namespace
@@ -294,7 +298,7 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
         return configuration
 
     def _describe(self, dev: _Device) -> DeviceDescriptors | None:
-        """Read the descriptors once, importing the device for it; None where it is not to be had."""
+        """Read the descriptors once, importing the device for it; None where that is refused."""
         if dev.descriptors is None:
             with self._lock:
                 try:
@@ -323,25 +327,21 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
             return handle
 
     def _open_session(self, dev: _Device) -> _Session:
-        try:
-            session = _Session(self._import(dev.busid))
-        except ImportRefused as error:
-            numbers = {OpStatus.DEV_BUSY: errno.EBUSY, OpStatus.NODEV: errno.ENODEV}
-            raise _usb_error(numbers.get(error.status, errno.EIO), str(error)) from error
-        except OSError as error:
-            self._unreachable(error)
-        except UsbipVudcError as error:
-            _raise_usb_error(error)
-        try:
-            if dev.descriptors is None:
-                with contextlib.suppress(SchemeError):
-                    dev.descriptors = drive(read_descriptors(), session.ask)
-            session.descriptors = dev.descriptors
-            session.configure()
-        except UsbipVudcError as error:
-            session.host.close()
-            _raise_usb_error(error)
-        return session
+        with _usb_errors():
+            try:
+                session = _Session(self._import(dev.busid))
+            except OSError as error:
+                self._unreachable(error)
+            try:
+                if dev.descriptors is None:
+                    with contextlib.suppress(SchemeError):
+                        dev.descriptors = drive(read_descriptors(), session.ask)
+                session.descriptors = dev.descriptors
+                session.configure()
+            except BaseException:
+                session.host.close()
+                raise
+            return session
 
     def _import(self, busid: str) -> BlockingHost:
         """Import a device; a server that has not noticed yet that we left it gets some time."""
@@ -354,19 +354,19 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
                     raise
                 time.sleep(0.02)
 
-    def close_device(self, dev_handle: _Handle) -> None:
+    def close_device(self, handle: _Handle) -> None:
         """Close a handle; with the last one the device is given back."""
         with self._lock:
-            session = dev_handle.session
-            session.handles.discard(dev_handle)
+            session = handle.session
+            session.handles.discard(handle)
             if session.handles:
-                for interface in [i for i, h in session.claims.items() if h is dev_handle]:
+                for interface in [i for i, h in session.claims.items() if h is handle]:
                     session.release(interface)
                 return
             session.host.close()
-            if self._sessions.get(dev_handle.busid) is session:
-                del self._sessions[dev_handle.busid]
-                self._released[dev_handle.busid] = time.monotonic()
+            if self._sessions.get(handle.busid) is session:
+                del self._sessions[handle.busid]
+                self._released[handle.busid] = time.monotonic()
 
     def _unreachable(self, error: OSError) -> NoReturn:
         raise USBError(
@@ -378,102 +378,83 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
 
     # --- configuration -------------------------------------------------------------------------
 
-    def set_configuration(self, dev_handle: _Handle, config_value: int) -> None:
+    def set_configuration(self, handle: _Handle, config_value: int) -> None:
         """SET_CONFIGURATION. As Linux: errno 16 while an interface is claimed by anyone."""
-        if dev_handle.session.claims:
+        if handle.session.claims:
             raise _usb_error(errno.EBUSY)
-        value = 0 if config_value == -1 else config_value  # libusb: -1 unconfigures
-        self._tell(dev_handle, *_SET_CONFIGURATION, value)
+        with _usb_errors():  # libusb: -1 unconfigures
+            handle.session.tell(set_configuration(max(config_value, 0)))
 
-    def get_configuration(self, dev_handle: _Handle) -> int:
+    def get_configuration(self, handle: _Handle) -> int:
         """The configuration that was selected last; no request is sent, as with libusb."""
-        return dev_handle.session.configuration
+        return handle.session.selection.configuration
 
-    def set_interface_altsetting(self, dev_handle: _Handle, intf: int, altsetting: int) -> None:
+    def set_interface_altsetting(self, handle: _Handle, intf: int, altsetting: int) -> None:
         """SET_INTERFACE."""
-        self._tell(dev_handle, *_SET_INTERFACE, altsetting, intf)
+        with _usb_errors():
+            handle.session.tell(set_interface(intf, altsetting))
 
-    def claim_interface(self, dev_handle: _Handle, intf: int) -> None:
+    def claim_interface(self, handle: _Handle, intf: int) -> None:
         """Bookkeeping. errno 16 where another handle has it, 2 where there is no such one."""
         with self._lock:
-            session = dev_handle.session
+            session = handle.session
             if not session.has_interface(intf):
                 raise _usb_error(errno.ENOENT)
-            if session.claims.setdefault(intf, dev_handle) is not dev_handle:
+            if session.claims.setdefault(intf, handle) is not handle:
                 raise _usb_error(errno.EBUSY)
 
-    def release_interface(self, dev_handle: _Handle, intf: int) -> None:
+    def release_interface(self, handle: _Handle, intf: int) -> None:
         """Bookkeeping, and alternate setting 0 again, as usbfs does. errno 2 where not claimed."""
         with self._lock:
-            session = dev_handle.session
-            if session.claims.get(intf) is not dev_handle:
+            session = handle.session
+            if session.claims.get(intf) is not handle:
                 raise _usb_error(errno.ENOENT)
             session.release(intf)
 
-    def clear_halt(self, dev_handle: _Handle, ep: int) -> None:
+    def clear_halt(self, handle: _Handle, ep: int) -> None:
         """CLEAR_FEATURE(ENDPOINT_HALT)."""
-        self._tell(dev_handle, 0x02, StandardRequest.CLEAR_FEATURE, Feature.ENDPOINT_HALT, ep)
+        with _usb_errors():
+            handle.session.tell(clear_halt(ep))
 
-    def reset_device(self, dev_handle: _Handle) -> None:
+    def reset_device(self, handle: _Handle) -> None:
         """Reset the device; its configuration and alternate settings are restored."""
-        try:
-            dev_handle.session.reset()
-        except UsbipVudcError as error:
-            _raise_usb_error(error)
+        with _usb_errors():
+            handle.session.reset()
 
-    def is_kernel_driver_active(self, dev_handle: _Handle, intf: int) -> bool:  # noqa: ARG002
+    def is_kernel_driver_active(self, handle: _Handle, intf: int) -> bool:
         """False: no kernel sees the device."""
         return False
 
-    def detach_kernel_driver(self, dev_handle: _Handle, intf: int) -> None:
+    def detach_kernel_driver(self, handle: _Handle, intf: int) -> None:
         """Nothing to do."""
 
-    def attach_kernel_driver(self, dev_handle: _Handle, intf: int) -> None:
-        """Nothing to do."""
-
-    def _tell(
-        self, handle: _Handle, bmRequestType: int, bRequest: int, wValue: int, wIndex: int = 0
-    ) -> None:
-        try:
-            handle.session.tell(bmRequestType, bRequest, wValue, wIndex)
-        except UsbipVudcError as error:
-            _raise_usb_error(error)
+    attach_kernel_driver = detach_kernel_driver
 
     # --- transfers -----------------------------------------------------------------------------
 
-    def bulk_write(
-        self, dev_handle: _Handle, ep: int, intf: int, data: array[int], timeout: int
-    ) -> int:
+    def bulk_write(self, handle: _Handle, ep: int, intf: int, data: Data, timeout: int) -> int:
         """Send ``data`` in one URB: bytes sent. ``timeout`` in ms, 0 for none; no ZLP is added."""
-        return _transfer(dev_handle, HostUrb(ep, memoryview(data)), timeout)
+        return _transfer(handle, HostUrb(ep, memoryview(data)), timeout)
 
-    def bulk_read(
-        self, dev_handle: _Handle, ep: int, intf: int, buff: array[int], timeout: int
-    ) -> int:
-        """Receive into ``buff`` itself in one URB: bytes received. ``timeout`` in ms, 0 for none."""
-        return _transfer(dev_handle, HostUrb(ep, memoryview(buff)), timeout)
+    def bulk_read(self, handle: _Handle, ep: int, intf: int, buff: Data, timeout: int) -> int:
+        """Receive into ``buff`` itself, in one URB: bytes received. ``timeout`` as above."""
+        return _transfer(handle, HostUrb(ep, memoryview(buff)), timeout)
 
     intr_write = bulk_write
     intr_read = bulk_read
 
-    def bulk_sg(
-        self, dev_handle: _Handle, ep: int, intf: int, sg: SGList, timeout: int
-    ) -> SgResult:
+    def bulk_sg(self, handle: _Handle, ep: int, intf: int, sg: SGList, timeout: int) -> SgResult:
         """An SG transfer as Linux's usb_sg_wait does it, with or without SG (`scatter_gather`).
 
         An extension: pyusb has no such call. ``timeout`` in ms, 0 for none. A failed URB raises
         nothing: look at the result's ``status``.
         """
-        try:
-            return dev_handle.host.transfer_sg(
+        with _usb_errors():
+            return handle.host.transfer_sg(
                 ep, sg, scatter_gather=self.scatter_gather, timeout=_seconds(timeout)
             )
-        except UsbipVudcError as error:
-            _raise_usb_error(error)
 
-    def iso_write(
-        self, dev_handle: _Handle, ep: int, intf: int, data: array[int], timeout: int
-    ) -> int:
+    def iso_write(self, handle: _Handle, ep: int, intf: int, data: Data, timeout: int) -> int:
         """Not available: raises NotImplementedError."""
         raise NotImplementedError(f"isochronous transfers are not carried (endpoint {ep:#04x})")
 
@@ -481,40 +462,46 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
 
     def ctrl_transfer(
         self,
-        dev_handle: _Handle,
+        handle: _Handle,
         bmRequestType: int,
         bRequest: int,
         wValue: int,
         wIndex: int,
-        data: array[int],
+        data: Data,
         timeout: int,
     ) -> int:
         """A control transfer: bytes of the data stage, sent from or received into ``data``."""
         view = memoryview(data)
         setup = _setup(bmRequestType, bRequest, wValue, wIndex, view.nbytes)
-        count = _transfer(dev_handle, HostUrb(0, view, setup=setup), timeout)
+        count = _transfer(handle, HostUrb(0, view, setup=setup), timeout)
         if bmRequestType <= 1:
-            dev_handle.session.remember(bmRequestType, bRequest, wValue, wIndex)
+            handle.session.selection.note(setup)
         return count
 
 
 def _transfer(handle: _Handle, urb: HostUrb, timeout_ms: int) -> int:
     try:
         return handle.host.transfer(urb, _seconds(timeout_ms))
-    except UrbError as error:
-        if error.errno == errno.ETIMEDOUT and error.actual_length:
-            return error.actual_length  # as libusb: some data and no time left is no error
-        _raise_usb_error(error)
     except UsbipVudcError as error:
-        _raise_usb_error(error)
+        timed_out = isinstance(error, UrbError) and error.errno == errno.ETIMEDOUT
+        if timed_out and urb.actual:
+            return urb.actual  # as libusb: some data and no time left is no error
+        raise _translated(error) from error
 
 
 @lru_cache(maxsize=256)
 def _setup(
     bmRequestType: int, bRequest: int, wValue: int, wIndex: int, wLength: int
 ) -> SetupPacket:
-    """Programs repeat a few requests without end; the value is frozen, so it can be shared."""
-    return SetupPacket(bmRequestType, bRequest, wValue, wIndex, wLength)
+    """Programs repeat a few requests without end; the value is frozen, so it can be shared.
+
+    Numbers too large for their fields are cut, as ctypes cuts them on the way to libusb.
+    """
+    if wLength > 0xFFFF:
+        raise _usb_error(errno.EINVAL, f"{wLength} bytes, wLength holds at most 65535")
+    return SetupPacket(
+        bmRequestType & 0xFF, bRequest & 0xFF, wValue & 0xFFFF, wIndex & 0xFFFF, wLength
+    )
 
 
 def _seconds(timeout_ms: int) -> float | None:
@@ -526,13 +513,6 @@ def _ports(busid: str) -> tuple[int, ...]:
     _, _, path = busid.partition("-")
     numbers = path.split(".")
     return tuple(map(int, numbers)) if all(n.isdigit() for n in numbers) else ()
-
-
-def _alternates(configuration: Configuration, index: int) -> list[Interface]:
-    """The alternate settings of the interface that comes ``index``-th."""
-    numbers = dict.fromkeys(i.descriptor.bInterfaceNumber for i in configuration.interfaces)
-    number = list(numbers)[index]
-    return [i for i in configuration.interfaces if i.descriptor.bInterfaceNumber == number]
 
 
 def _namespace(descriptor: Any, extra: bytes) -> SimpleNamespace:

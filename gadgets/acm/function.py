@@ -55,8 +55,8 @@ _NOTIFY: Final = EndpointSpec(
 )
 
 _DATA: Final = (
-    EndpointSpec(role="in", direction=Direction.IN, transfer_type=TransferType.BULK),
-    EndpointSpec(role="out", direction=Direction.OUT, transfer_type=TransferType.BULK),
+    EndpointSpec.bulk_in("in"),
+    EndpointSpec.bulk_out("out"),
 )
 
 _E = TypeVar("_E", bound=LineEvent)

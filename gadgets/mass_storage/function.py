@@ -24,7 +24,7 @@ from usbip_vudc.function import (
     converse,
 )
 from usbip_vudc.sglist import Buffer
-from usbip_vudc.usb.ch9 import Direction, TransferType, UsbClass
+from usbip_vudc.usb.ch9 import UsbClass
 
 __all__ = ("MassStorageFunction",)
 
@@ -51,12 +51,8 @@ class MassStorageFunction(Function):
             alternates=(
                 AltSetting(
                     endpoints=(
-                        EndpointSpec(
-                            role="in", direction=Direction.IN, transfer_type=TransferType.BULK
-                        ),
-                        EndpointSpec(
-                            role="out", direction=Direction.OUT, transfer_type=TransferType.BULK
-                        ),
+                        EndpointSpec.bulk_in("in"),
+                        EndpointSpec.bulk_out("out"),
                     )
                 ),
             ),

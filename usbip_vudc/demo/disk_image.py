@@ -15,7 +15,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from usbip_vudc.errors import UsbipVudcError
 
@@ -173,7 +173,7 @@ class Fat(FileSystem):
                 yield path.lstrip("/"), mounted.readbytes(path)
 
 
-def _pyfatfs() -> tuple[type, type]:
+def _pyfatfs() -> tuple[Any, Any]:
     """PyFat and PyFatFS. Their PyFilesystem warns of pkg_resources, which is not ours to mend."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -104,7 +104,7 @@ class BlockingHost:
         deadline = None if timeout is None else time.monotonic() + timeout
         while urb.status is None:
             if not self._lead(urb, deadline):
-                return False
+                return urb.status is not None
             try:
                 while urb.status is None:
                     if not self._read(deadline):
@@ -182,13 +182,15 @@ class BlockingHost:
     # --- the socket ----------------------------------------------------------------------------
 
     def _lead(self, urb: HostUrb, deadline: float | None) -> bool:
-        """Become the one thread that reads; False when time is up first."""
+        """Become the one thread that reads; False when the URB completes or time is up first."""
         with self._readers:
             while urb.status is None and self._reading:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return False
                 self._readers.wait(left)
+            if urb.status is not None:
+                return False  # whoever completed it may still be reading
             self._reading = True
         return True
 

@@ -1,7 +1,7 @@
-"""Reading a device's descriptors, as a host does on enumeration. Pure: no socket, no event loop.
+"""What a host does with a new device: reads its descriptors, selects, remembers what it selected.
 
-`read_descriptors` is a generator that yields the requests and is sent the answers, so a
-synchronous and an asynchronous host drive the same one:
+Pure: no socket, no event loop. `read_descriptors` is a generator that yields the requests and is
+sent the answers, so a synchronous and an asynchronous host drive the same one:
 
     descriptors = drive(read_descriptors(), ask)
     descriptors = await drive_async(read_descriptors(), ask)
@@ -14,21 +14,27 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from usbip_vudc.errors import SchemeError
-from usbip_vudc.usb.ch9 import DescriptorType, SetupPacket, StandardRequest
+from usbip_vudc.usb.ch9 import DescriptorType, Feature, SetupPacket, StandardRequest
 from usbip_vudc.usb.descriptors import (
     BosDescriptor,
     Configuration,
     ConfigurationDescriptor,
     DeviceDescriptor,
+    Interface,
 )
 
 __all__ = (
     "DescriptorReading",
     "DeviceDescriptors",
+    "Selection",
+    "alternates_of",
+    "clear_halt",
     "drive",
     "drive_async",
     "get_descriptor",
     "read_descriptors",
+    "set_configuration",
+    "set_interface",
 )
 
 _HAS_BOS: Final = 0x0201
@@ -66,6 +72,51 @@ def get_descriptor(
     """GET_DESCRIPTOR (USB 2.0 9.4.3) for ``length`` bytes."""
     wValue = descriptor_type << 8 | index
     return SetupPacket(0x80, StandardRequest.GET_DESCRIPTOR, wValue, langid, length)
+
+
+def set_configuration(value: int) -> SetupPacket:
+    """SET_CONFIGURATION (USB 2.0 9.4.7)."""
+    return SetupPacket(0x00, StandardRequest.SET_CONFIGURATION, value)
+
+
+def set_interface(interface: int, alternate: int) -> SetupPacket:
+    """SET_INTERFACE (USB 2.0 9.4.10)."""
+    return SetupPacket(0x01, StandardRequest.SET_INTERFACE, alternate, interface)
+
+
+def clear_halt(address: int) -> SetupPacket:
+    """CLEAR_FEATURE(ENDPOINT_HALT) of the endpoint at bEndpointAddress (USB 2.0 9.4.1)."""
+    return SetupPacket(0x02, StandardRequest.CLEAR_FEATURE, Feature.ENDPOINT_HALT, address)
+
+
+class Selection:
+    """What a host has selected of a device, kept as Linux keeps it: to restore after a reset."""
+
+    def __init__(self) -> None:
+        self.configuration = 0
+        self.alternates: dict[int, int] = {}
+
+    def note(self, setup: SetupPacket) -> None:
+        """A request has succeeded: take over what it selects, if it does."""
+        if setup.bmRequestType == 0x00 and setup.bRequest == StandardRequest.SET_CONFIGURATION:
+            self.configuration = setup.wValue
+            self.alternates.clear()
+        elif setup.bmRequestType == 0x01 and setup.bRequest == StandardRequest.SET_INTERFACE:
+            self.alternates[setup.wIndex] = setup.wValue
+
+    def restore(self) -> list[SetupPacket]:
+        """The requests that select the same again, as usb_reset_and_verify_device sends them."""
+        if not self.configuration:
+            return []
+        changed = [(i, a) for i, a in self.alternates.items() if a]
+        return [set_configuration(self.configuration), *(set_interface(*pair) for pair in changed)]
+
+
+def alternates_of(configuration: Configuration, index: int) -> list[Interface]:
+    """The alternate settings of the interface that comes ``index``-th. Raises IndexError."""
+    numbers = dict.fromkeys(i.descriptor.bInterfaceNumber for i in configuration.interfaces)
+    number = list(numbers)[index]
+    return [i for i in configuration.interfaces if i.descriptor.bInterfaceNumber == number]
 
 
 def read_descriptors() -> DescriptorReading:
