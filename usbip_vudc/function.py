@@ -161,9 +161,9 @@ class Endpoint(ABC):
         """Queue a request behind those already queued, and return it at once.
 
         It completes when the host has moved its bytes, or at once with EndpointDisabled where
-        the configuration is over; ``on_complete`` may run before this call returns. On a halted
-        endpoint it waits for the host to clear the halt. Raises LocalProtocolError for a request
-        that was used before.
+        the configuration is over; ``on_complete`` never runs before this call returns, but for
+        that. On a halted endpoint it waits for the host to clear the halt. Raises
+        LocalProtocolError for a request that was used before.
         """
 
     @abstractmethod

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
@@ -36,9 +37,9 @@ class Row:
 
 def table(title: str, rows: Sequence[Row]) -> Table:
     """One line a row; what is not as expected is red."""
-    made = Table(title=title, title_justify="left")
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("case", "what was done", "expected", "seen"):
-        made.add_column(heading)
+        made.add_column(heading, overflow="fold")
     made.add_column("MB/s", justify="right")
     for row in rows:
         made.add_row(

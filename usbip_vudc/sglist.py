@@ -74,6 +74,11 @@ class SGList:
 
     def __init__(self, *buffers: Buffer) -> None:
         """Wrap each buffer as one segment, in order; empty buffers are left out."""
+        if len(buffers) == 1 and type(buffers[0]) is not memoryview:
+            # The common case, made for every request and URB: bytes or a bytearray.
+            self.length = len(buffers[0])
+            self.segments = (memoryview(buffers[0]),) if self.length else ()
+            return
         views = [memoryview(buffer).cast("B") for buffer in buffers]
         self.segments = [view for view in views if len(view)]
         self.length = sum(map(len, self.segments))

@@ -121,7 +121,7 @@ class UserspaceUDC(UDC):
         self._lives: dict[Function, _Life] = {}
         self._turns: dict[Function, anyio.Lock] = {}
         self._pending: dict[int, tuple[Urb, Pipe]] = {}
-        self._descriptors: dict[bytes, Buffer] = {}
+        self._descriptors: dict[bytes, memoryview] = {}
         self._debug = False
         self._held = 0
         self._connection: DeviceConnection | None = None
@@ -267,30 +267,29 @@ class UserspaceUDC(UDC):
 
     def _control(self, urb: Urb) -> None:
         """Answer a control URB. Descriptors never change, so their replies are looked up whole."""
-        is_in = urb.endpoint & Direction.IN
         answer = self._descriptors.get(urb.setup)
         if answer is None:
             setup = SetupPacket.parse(urb.setup)
-            answer = self._answer(setup, urb)
-            if answer is None:
+            given = self._answer(setup, urb)
+            if given is None:
                 self._finish(urb, -errno.EPIPE)
                 return
-            if is_in:
-                answer = memoryview(answer)[: setup.wLength]
-                if setup.bmRequestType == 0x80 and setup.bRequest == StandardRequest.GET_DESCRIPTOR:
-                    self._remember(urb.setup, answer)
-        if not is_in:
+            if not urb.endpoint & Direction.IN:
+                urb.actual = urb.length
+                self._finish(urb, 0)
+                return
+            answer = memoryview(given)[: setup.wLength]
+            if setup.bmRequestType == 0x80 and setup.bRequest == StandardRequest.GET_DESCRIPTOR:
+                self._remember(urb.setup, answer)
+        length = urb.actual = len(answer)
+        if length > urb.length:
+            # More than the URB has room for is babble, as on any endpoint.
             urb.actual = urb.length
-            self._finish(urb, 0)
-            return
-        # More than the URB has room for is babble, as on any endpoint.
-        length = len(answer)
-        urb.actual = min(length, urb.length)
-        if urb.actual:
-            urb.data = (memoryview(answer)[: urb.actual],)
+            answer = answer[: urb.length]
+        urb.data = (answer,)
         self._finish(urb, -errno.EOVERFLOW if length > urb.length else 0)
 
-    def _remember(self, setup: bytes, answer: Buffer) -> None:
+    def _remember(self, setup: bytes, answer: memoryview) -> None:
         if len(self._descriptors) < _MAX_REMEMBERED:
             self._descriptors[setup] = answer
 

@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
@@ -16,6 +17,9 @@ from usbip_vudc.demo.storage_case import case_of_2019, disk_round_trip
 from usbip_vudc.report import Row, table
 
 __all__ = ("demo",)
+
+_LOG_WIDTH: Final = 100
+"""Columns where nobody says how wide the paper is."""
 
 
 @click.command()
@@ -28,6 +32,8 @@ def demo(ctx: click.Context, as_json: bool) -> None:
     0 only if every row is as expected.
     """
     console = Console(stderr=as_json)
+    if not console.is_terminal:
+        console = Console(stderr=as_json, width=_LOG_WIDTH)
     started = time.monotonic()
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="usbip-vudc-demo-") as work:

@@ -28,7 +28,7 @@ from usbip_vudc.usb.ch9 import Speed
 __all__ = ("serial_round_trip",)
 
 _FILE_SIZE: Final = 8 << 20
-_PIECE: Final = 64 << 10
+_PIECE: Final = 256 << 10
 _PATIENCE: Final = 5.0
 """Seconds that a request may take to be seen by the gadget."""
 
@@ -57,7 +57,7 @@ def serial_round_trip(console: Console) -> Iterator[Row]:
             serial = UsbSerial(device)
             serial.set_line_coding(115200)
             serial.set_control_line_state(dtr=True, rts=True)
-            yield Row("serial line", "SET_LINE_CODING, SET_CONTROL_LINE_STATE",
+            yield Row("serial line", "line coding and DTR set by the host",
                       "115200 8N1, DTR", _seen(line))  # fmt: skip
             watch = Stopwatch()
             echoed = _exchange(console, serial, data)
@@ -115,4 +115,4 @@ def _exchange(console: Console, serial: UsbSerial, data: bytes) -> bytes:
 
 
 def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:12]
+    return hashlib.sha256(data).hexdigest()[:8]

@@ -16,7 +16,7 @@ import time
 from types import TracebackType
 from typing import Final, Self
 
-from usbip_vudc.cable import set_options
+from usbip_vudc.cable import looks_pay, set_options
 from usbip_vudc.errors import RemoteProtocolError
 from usbip_vudc.host import sg as sg_rule
 from usbip_vudc.host.handshake import import_device
@@ -33,6 +33,11 @@ _UNLINK_PATIENCE: Final = 5.0
 """Seconds that a device may take to answer CMD_UNLINK before it counts as gone."""
 
 _LOOKS: Final = 30
+"""Times to look for a reply before sleeping, 2 to 3 us each (see cable.py)."""
+
+_QUICK_DEVICE: Final = 200e-6
+"""Seconds. Looking only pays for a device that last answered within this time."""
+
 _MAX_IOVECS: Final = 512
 
 
@@ -60,7 +65,10 @@ class BlockingHost:
         self._sending = threading.RLock()
         self._readers = threading.Condition()
         self._reading = False
-        self._looks = _LOOKS
+        self._waiting = 0
+        self._looks = self._most_looks = _LOOKS if looks_pay() else 0
+        self._readable = select.poll()
+        self._readable.register(self._sock, select.POLLIN)
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -110,9 +118,7 @@ class BlockingHost:
                     if not self._read(deadline):
                         return False
             finally:
-                with self._readers:
-                    self._reading = False
-                    self._readers.notify_all()
+                self._stop_reading()
         return True
 
     def transfer(self, urb: HostUrb, timeout: float | None = None) -> int:
@@ -184,54 +190,69 @@ class BlockingHost:
     def _lead(self, urb: HostUrb, deadline: float | None) -> bool:
         """Become the one thread that reads; False when the URB completes or time is up first."""
         with self._readers:
-            while urb.status is None and self._reading:
+            while self._reading and urb.status is None:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return False
+                self._waiting += 1
                 self._readers.wait(left)
+                self._waiting -= 1
             if urb.status is not None:
                 return False  # whoever completed it may still be reading
             self._reading = True
         return True
+
+    def _stop_reading(self) -> None:
+        with self._readers:
+            self._reading = False
+            if self._waiting:
+                self._readers.notify_all()
 
     def _read(self, deadline: float | None) -> bool:
         """Receive once and act on it, as the reading thread; False when time is up."""
         connection = self._connection
         buffers = connection.get_buffers()
         looks = self._looks
-        began = 0.0
-        while not self._closed:
+        while True:
+            if not looks and not self._sleep(deadline):
+                return False
             try:
                 if len(buffers) == 1:
                     count = self._sock.recv_into(buffers[0])
                 else:
                     count = self._sock.recvmsg_into(buffers[:_MAX_IOVECS])[0]
+                break
             except BlockingIOError:
                 if looks:
-                    # A quick device answers before a sleep would pay: hand it the processor.
                     looks -= 1
                     os.sched_yield()
-                    continue
-                began = began or time.monotonic()
-                if not self._poll(select.POLLIN, deadline):
-                    return False
-                continue
             except OSError:
                 count = 0
-            self._looks = 0 if began and time.monotonic() - began > 200e-6 else _LOOKS
-            if not count:
                 break
-            waiting = connection.pending
-            try:
-                connection.advance(count)
-            except RemoteProtocolError:
-                self._lose(-errno.EPROTO)
-                raise
-            if waiting > 1:
-                with self._readers:
-                    self._readers.notify_all()
+        if not count:
+            self._lose(-errno.ENODEV)
             return True
-        self._lose(-errno.ENODEV)
+        try:
+            connection.advance(count)
+        except RemoteProtocolError:
+            self._lose(-errno.EPROTO)
+            raise
+        if self._waiting:
+            with self._readers:
+                self._readers.notify_all()
+        return True
+
+    def _sleep(self, deadline: float | None) -> bool:
+        """Wait for bytes; False when time is up. A quick device is worth looking for next time."""
+        if deadline is None and not self._most_looks:
+            return bool(self._readable.poll())
+        began = time.monotonic()
+        left = None if deadline is None else max((deadline - began) * 1000, 0)
+        if not self._readable.poll(left):
+            return False
+        if self._most_looks:
+            quick = time.monotonic() - began < _QUICK_DEVICE
+            self._looks = self._most_looks if quick else 0
         return True
 
     def _flush(self) -> None:
@@ -240,7 +261,10 @@ class BlockingHost:
         self._connection.outgoing = []
         while outgoing and not self._closed:
             try:
-                count = self._sock.sendmsg(outgoing[:_MAX_IOVECS])
+                if len(outgoing) == 1:
+                    count = self._sock.send(outgoing[0])
+                else:
+                    count = self._sock.sendmsg(outgoing[:_MAX_IOVECS])
             except BlockingIOError:
                 self._wait_to_send()
                 continue
@@ -269,9 +293,7 @@ class BlockingHost:
                 self._read(None)
         finally:
             if reads:
-                with self._readers:
-                    self._reading = False
-                    self._readers.notify_all()
+                self._stop_reading()
 
     def _poll(self, events: int, deadline: float | None) -> int:
         """What the socket is ready for, 0 when time is up."""

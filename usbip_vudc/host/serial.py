@@ -181,13 +181,16 @@ class UsbSerial:
         """What one transfer brings, at most ``size`` bytes; b"" when nothing came in time.
 
         The transfer has room for whole packets, so that the device cannot overflow it; bytes
-        beyond ``size`` are kept for the next call. ``timeout_ms`` 0 waits for ever.
+        beyond ``size`` are kept for the next call. A ZLP ends a transfer and brings nothing: the
+        next one is waited for. ``timeout_ms`` 0 waits for ever.
         """
         data = self._surplus
-        if not data:
-            room = _round_up(size, self._in.wMaxPacketSize)
+        room = _round_up(size, self._in.wMaxPacketSize)
+        deadline = time.monotonic() + timeout_ms / 1000 if timeout_ms else None
+        while not data:
+            left_ms = 0 if deadline is None else max(_milliseconds_until(deadline), 1)
             try:
-                data = self.device.read(self._in, room, timeout_ms).tobytes()
+                data = self.device.read(self._in, room, left_ms).tobytes()
             except usb.core.USBTimeoutError:
                 return b""
         self._surplus = data[size:]

@@ -47,6 +47,7 @@ MAX_ISO_PACKETS: Final = 1024
 """USBIP_MAX_ISO_PACKETS, drivers/usb/usbip/usbip_common.h."""
 
 _RECEIVE_SIZE: Final = 64 << 10
+_NO_SETUP: Final = bytes(SetupPacket.SIZE)
 _INLINE: Final = 256
 """Payloads up to here join their header; larger ones go out as views of their own, uncopied."""
 
@@ -63,6 +64,7 @@ class Connection(ABC):
         self.when_sent: list[Callable[[], None]] = []
         self._buffer = bytearray(_RECEIVE_SIZE)
         self._view = memoryview(self._buffer)
+        self._whole = (self._view,)
         self._start = 0
         self._end = 0
         self._landing: Landing | None = None
@@ -71,7 +73,7 @@ class Connection(ABC):
         """Where the next bytes go, in order. Ask again before every receive."""
         if self._landing is not None:
             return self._landing.remaining()
-        return (self._view[self._end :],)
+        return (self._view[self._end :],) if self._end else self._whole
 
     def advance(self, length: int) -> None:
         """``length`` bytes have arrived where `get_buffers` said; act on all that is complete.
@@ -88,11 +90,12 @@ class Connection(ABC):
             self._landing = None
             self._landed()
         self._parse()
-        # What is left is less than a header: keep it at the front.
         rest = self._end - self._start
         if rest and self._start:
+            # What is left is less than a header: keep it at the front.
             self._buffer[:rest] = self._buffer[self._start : self._end]
-        self._start, self._end = 0, rest
+        self._start = 0
+        self._end = rest
 
     @property
     def at_boundary(self) -> bool:
@@ -262,17 +265,16 @@ class HostConnection(Connection):
         if self._lost is not None:
             urb.complete(self._lost)
             return
-        self._pending[urb.seqnum] = urb
-        is_in = urb.is_in
+        is_in = urb.endpoint & Direction.IN
+        flags = urb.flags | URB_DIR_IN if is_in else urb.flags
         segments = urb.sg.segments
-        flags = urb.flags | (URB_DIR_IN if is_in else 0)
         if len(segments) > 1:
             flags |= URB_DMA_MAP_SG
-        setup = urb.setup.pack() if urb.setup is not None else bytes(SetupPacket.SIZE)
         header = SUBMIT_STRUCT.pack(
-            CMD_SUBMIT, urb.seqnum, self._devid, int(is_in), urb.endpoint & 15, flags, urb.length,
-            0, 0, 0, setup,
+            CMD_SUBMIT, urb.seqnum, self._devid, 1 if is_in else 0, urb.endpoint & 15, flags,
+            urb.length, 0, 0, 0, _NO_SETUP if urb.setup is None else urb.setup.pack(),
         )  # fmt: skip
+        self._pending[urb.seqnum] = urb
         if is_in or not urb.length:
             self.outgoing.append(header)
         elif urb.length <= _INLINE:
@@ -321,9 +323,12 @@ class HostConnection(Connection):
                     f"{urb.length} bytes were asked for"
                 )
             urb.actual = actual
-            if actual and urb.is_in:
-                landing = Landing(urb.sg.cut(0, actual), actual)
-                if not self._receive(landing):
+            if actual and urb.endpoint & Direction.IN:
+                segments = urb.sg.segments
+                if actual <= self._end - self._start and len(segments) == 1:
+                    segments[0][:actual] = self._view[self._start : self._start + actual]
+                    self._start += actual
+                elif not self._receive(Landing(urb.sg.cut(0, actual), actual)):
                     self._reply = urb, status  # still pending: the connection may break here
                     return
             del self._pending[seqnum]
