@@ -74,10 +74,13 @@ class SGList:
 
     def __init__(self, *buffers: Buffer) -> None:
         """Wrap each buffer as one segment, in order; empty buffers are left out."""
-        if len(buffers) == 1 and type(buffers[0]) is not memoryview:
-            # The common case, made for every request and URB: bytes or a bytearray.
-            self.length = len(buffers[0])
-            self.segments = (memoryview(buffers[0]),) if self.length else ()
+        if len(buffers) == 1:
+            # The common case, made for every request and URB.
+            view = memoryview(buffers[0])
+            if view.itemsize != 1 or view.ndim != 1:
+                view = view.cast("B")
+            self.length = len(view)
+            self.segments = (view,) if self.length else ()
             return
         views = [memoryview(buffer).cast("B") for buffer in buffers]
         self.segments = [view for view in views if len(view)]

@@ -135,22 +135,16 @@ class HostUrb:
     """A URB as the host submits it: bulk or interrupt, or control with a ``setup``.
 
     ``endpoint`` is bEndpointAddress (0 for control); for control the direction is the setup's.
-    ``sg`` is the transfer buffer, to send from or to receive into, and must stay untouched until
-    completion. Then ``status`` is 0 or a negative errno, ``actual`` is in bytes, and
-    ``on_complete`` has been called once.
+    ``data`` is the transfer buffer or its SG list, to send from or to receive into, and must stay
+    untouched until completion. Then ``status`` is 0 or a negative errno, ``actual`` is in bytes,
+    and ``on_complete`` has been called once. ``length`` is transfer_buffer_length in bytes.
     """
 
-    __slots__ = (
-        "actual",
-        "endpoint",
-        "flags",
-        "length",
-        "on_complete",
-        "seqnum",
-        "setup",
-        "sg",
-        "status",
-    )
+    # As in Urb, class-level values stand until something is set.
+    seqnum: int = 0
+    actual: int = 0
+    status: int | None = None
+    on_complete: Callable[[HostUrb], None] | None = None
 
     def __init__(
         self,
@@ -160,15 +154,11 @@ class HostUrb:
         setup: SetupPacket | None = None,
         flags: int = 0,
     ) -> None:
-        self.endpoint = endpoint if setup is None else setup.direction
+        self.endpoint = endpoint if setup is None else setup.bmRequestType & Direction.IN
         self.sg = data if isinstance(data, SGList) else SGList(data)
         self.length = self.sg.length
         self.setup = setup
         self.flags = flags
-        self.seqnum = 0
-        self.actual = 0
-        self.status: int | None = None
-        self.on_complete: Callable[[HostUrb], None] | None = None
 
     @property
     def is_in(self) -> bool:

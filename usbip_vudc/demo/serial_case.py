@@ -55,7 +55,7 @@ def serial_round_trip(console: Console) -> Iterator[Row]:
             raise UsbipVudcError(f"no serial port on port {port}")
         try:
             serial = UsbSerial(device)
-            serial.set_line_coding(115200)
+            serial.set_line_coding("115200 8N1")
             serial.set_control_line_state(dtr=True, rts=True)
             yield Row("serial line", "line coding and DTR set by the host",
                       "115200 8N1, DTR", _seen(line))  # fmt: skip

@@ -63,7 +63,7 @@ class BlockingHost:
         set_options(self._sock)
         self._connection = HostConnection(self.device.devid)
         self._sending = threading.RLock()
-        self._readers = threading.Condition()
+        self._readers = threading.Condition(threading.Lock())
         self._reading = False
         self._waiting = 0
         self._looks = self._most_looks = _LOOKS if looks_pay() else 0
@@ -111,8 +111,10 @@ class BlockingHost:
         """Wait until a URB has completed, at most ``timeout`` seconds; False when it has not."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while urb.status is None:
-            if not self._lead(urb, deadline):
-                return urb.status is not None
+            with self._readers:
+                if not self._may_read(urb, deadline):
+                    return urb.status is not None
+                self._reading = True
             try:
                 while urb.status is None:
                     if not self._read(deadline):
@@ -187,20 +189,19 @@ class BlockingHost:
 
     # --- the socket ----------------------------------------------------------------------------
 
-    def _lead(self, urb: HostUrb, deadline: float | None) -> bool:
-        """Become the one thread that reads; False when the URB completes or time is up first."""
-        with self._readers:
-            while self._reading and urb.status is None:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                self._waiting += 1
-                self._readers.wait(left)
-                self._waiting -= 1
-            if urb.status is not None:
-                return False  # whoever completed it may still be reading
-            self._reading = True
-        return True
+    def _may_read(self, urb: HostUrb, deadline: float | None) -> bool:
+        """Wait, with the lock held, until nobody reads; False when the URB or time is over first.
+
+        A URB that is over may have been completed by a thread that is still reading.
+        """
+        while self._reading and urb.status is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            self._waiting += 1
+            self._readers.wait(left)
+            self._waiting -= 1
+        return urb.status is None
 
     def _stop_reading(self) -> None:
         with self._readers:

@@ -1,4 +1,4 @@
-"""UsbSerial: the host of a CDC-ACM serial port, for tests (PSTN120, CDC120).
+"""UsbSerial: the host of a CDC-ACM serial port, for tests (PSTN 1.2, CDC 1.2).
 
 It is written against ``usb.core.Device``, so it runs over this project's pyusb backend and over
 libusb alike. It does what Linux's cdc-acm does on the wire; it is no tty.
@@ -7,89 +7,36 @@ libusb alike. It does what Linux's cdc-acm does on the wire; it is no tty.
 from __future__ import annotations
 
 import contextlib
-import struct
 import time
 from array import array
-from dataclasses import dataclass
-from enum import IntEnum, IntFlag
 from typing import Any, Final
 
 import usb.core
 import usb.util
 
+from usbip_vudc.errors import RemoteProtocolError
 from usbip_vudc.sglist import Buffer
+from usbip_vudc.usb.cdc import (
+    SERIAL_STATE_LENGTH,
+    LineCoding,
+    LineRequest,
+    SerialState,
+    parse_serial_state,
+)
 from usbip_vudc.usb.ch9 import DescriptorType, Direction, UsbClass
 
-__all__ = ("LineCoding", "Parity", "SerialState", "StopBits", "UsbSerial")
+__all__ = ("UsbSerial",)
 
 _ACM: Final = 0x02
-"""bInterfaceSubClass: abstract control model (CDC120 table 4-3)."""
+"""bInterfaceSubClass: abstract control model (CDC 1.2 table 4-3)."""
 
 _UNION: Final = 0x06
-"""bDescriptorSubtype of the union functional descriptor (CDC120 table 5-13)."""
+"""bDescriptorSubtype of the union functional descriptor (CDC 1.2 table 5-13)."""
 
 _OUT, _IN = 0x21, 0xA1
-_SET_LINE_CODING, _GET_LINE_CODING = 0x20, 0x21
-_SET_CONTROL_LINE_STATE, _SEND_BREAK = 0x22, 0x23
 
 _PACKETS_OF_A_WRITE: Final = 20
 """Packets of one OUT URB (acm_probe: writesize)."""
-
-_NOTIFICATION = struct.Struct("<BBHHH")
-_SERIAL_STATE: Final = 0x20
-_LINE_CODING = struct.Struct("<IBBB")
-
-
-class Parity(IntEnum):
-    """BParityType (PSTN120 table 17)."""
-
-    NONE = 0
-    ODD = 1
-    EVEN = 2
-    MARK = 3
-    SPACE = 4
-
-
-class StopBits(IntEnum):
-    """BCharFormat (PSTN120 table 17)."""
-
-    ONE = 0
-    ONE_AND_A_HALF = 1
-    TWO = 2
-
-
-class SerialState(IntFlag):
-    """UART state bits of a SERIAL_STATE notification (PSTN120 table 31)."""
-
-    DCD = 0x01
-    DSR = 0x02
-    BREAK = 0x04
-    RING = 0x08
-    FRAMING = 0x10
-    PARITY = 0x20
-    OVERRUN = 0x40
-
-
-@dataclass(frozen=True, slots=True)
-class LineCoding:
-    """The line coding structure (PSTN120 table 17); ``baud`` is dwDTERate in bits a second."""
-
-    baud: int = 9600
-    parity: Parity = Parity.NONE
-    data_bits: int = 8
-    stop_bits: StopBits = StopBits.ONE
-
-    def pack(self) -> bytes:
-        """Seven bytes."""
-        return _LINE_CODING.pack(self.baud, self.stop_bits, self.parity, self.data_bits)
-
-    @classmethod
-    def parse(cls, data: Buffer) -> LineCoding:
-        """Read seven bytes. Raises ValueError for any other length or an unknown parity."""
-        if len(data) != _LINE_CODING.size:
-            raise ValueError(f"line coding of {len(data)} bytes, expected 7 (PSTN120 table 17)")
-        baud, stop_bits, parity, data_bits = _LINE_CODING.unpack(data)
-        return cls(baud, Parity(parity), data_bits, StopBits(stop_bits))
 
 
 class UsbSerial:
@@ -117,30 +64,26 @@ class UsbSerial:
 
     # --- the line ------------------------------------------------------------------------------
 
-    def set_line_coding(
-        self,
-        baud: int,
-        parity: Parity = Parity.NONE,
-        data_bits: int = 8,
-        stop_bits: StopBits = StopBits.ONE,
-    ) -> None:
-        """SET_LINE_CODING."""
-        self._control(_SET_LINE_CODING, data=LineCoding(baud, parity, data_bits, stop_bits).pack())
+    def set_line_coding(self, coding: LineCoding | str) -> None:
+        """SET_LINE_CODING; a text is such as ``115200 8N1``. Raises SchemeError for another."""
+        if isinstance(coding, str):
+            coding = LineCoding.from_text(coding)
+        self._control(LineRequest.SET_LINE_CODING, data=coding.pack())
 
     def get_line_coding(self) -> LineCoding:
-        """GET_LINE_CODING. Raises ValueError where the answer is none."""
+        """GET_LINE_CODING. Raises SchemeError where the answer is none."""
         data = self.device.ctrl_transfer(
-            _IN, _GET_LINE_CODING, 0, self._comm.bInterfaceNumber, _LINE_CODING.size
+            _IN, LineRequest.GET_LINE_CODING, 0, self._comm.bInterfaceNumber, LineCoding.SIZE
         )
         return LineCoding.parse(bytes(data))
 
     def set_control_line_state(self, *, dtr: bool, rts: bool) -> None:
         """SET_CONTROL_LINE_STATE."""
-        self._control(_SET_CONTROL_LINE_STATE, dtr | rts << 1)
+        self._control(LineRequest.SET_CONTROL_LINE_STATE, dtr | rts << 1)
 
     def send_break(self, milliseconds: int) -> None:
-        """SEND_BREAK; 65535 is until told otherwise, 0 ends it (PSTN120 6.3.13)."""
-        self._control(_SEND_BREAK, milliseconds)
+        """SEND_BREAK; `BREAK_ON` is until told otherwise, 0 ends it (PSTN 1.2 6.3.13)."""
+        self._control(LineRequest.SEND_BREAK, milliseconds)
 
     def read_notification(self, timeout_ms: int = 1000) -> SerialState:
         """Wait for the next SERIAL_STATE. Raises USBTimeoutError when none came in time.
@@ -150,15 +93,12 @@ class UsbSerial:
         if self._notify is None:
             raise ValueError("the device has no notification endpoint")
         deadline = time.monotonic() + timeout_ms / 1000 if timeout_ms else None
-        size = _round_up(_NOTIFICATION.size + 2, self._notify.wMaxPacketSize)
+        size = _round_up(SERIAL_STATE_LENGTH, self._notify.wMaxPacketSize)
         while True:
             left_ms = 0 if deadline is None else max(_milliseconds_until(deadline), 1)
             data = bytes(self.device.read(self._notify, size, left_ms))
-            if len(data) < _NOTIFICATION.size + 2:
-                continue
-            _, bNotification, _, _, _ = _NOTIFICATION.unpack_from(data)
-            if bNotification == _SERIAL_STATE:
-                return SerialState(int.from_bytes(data[8:10], "little") & 0x7F)
+            with contextlib.suppress(RemoteProtocolError):  # another notification, or none
+                return parse_serial_state(data[:SERIAL_STATE_LENGTH])
 
     # --- data ----------------------------------------------------------------------------------
 
@@ -236,7 +176,7 @@ def _is_acm(interface: usb.core.Interface) -> bool:
 
 
 def _union_slave(extra: list[int]) -> int | None:
-    """bSlaveInterface0 of the union descriptor (CDC120 5.2.3.2); None where there is none."""
+    """bSlaveInterface0 of the union descriptor (CDC 1.2 5.2.3.2); None where there is none."""
     offset = 0
     while offset + 2 <= len(extra) and extra[offset] >= 2:
         descriptor = extra[offset : offset + extra[offset]]
