@@ -82,7 +82,7 @@ class Result:
 def run(case: Case, server: ServerProcess, seconds: float) -> Sample:
     """Time one case on one server."""
     lane = Lane(server.port, server.busids["bulk" if case.device == "bulk" else _disk(server)])
-    with lane.host:
+    try:
         step = case.make(lane)
         for _ in range(20):
             step()
@@ -94,6 +94,8 @@ def run(case: Case, server: ServerProcess, seconds: float) -> Sample:
             pieces += step()
         used = server.cpu_time() - cpu
         return Sample(pieces / (now - began), used / (pieces * case.urbs))
+    finally:
+        lane.bare.close()
 
 
 def _disk(server: ServerProcess) -> str:

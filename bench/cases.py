@@ -1,20 +1,17 @@
-"""What is timed: each case is a step that does one unit of work on a host, over and over."""
+"""What is timed: each case is a step that does some work on a host, over and over."""
 
 from __future__ import annotations
 
 import contextlib
 import struct
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from bench.bare import Bare, Exchange
 from bench.ours import SET_REQUEST_SIZE
-from usbip_vudc.errors import UrbError
-from usbip_vudc.host.blocking import BlockingHost
-from usbip_vudc.host.enumeration import drive, read_descriptors
-from usbip_vudc.urb import HostUrb
 from usbip_vudc.usb.ch9 import Direction, SetupPacket, TransferType
+from usbip_vudc.usb.descriptors import Configuration
 
 __all__ = ("CASES", "Case", "Lane", "Step")
 
@@ -32,31 +29,22 @@ class Lane:
     """One imported, configured device and its bulk endpoints, for one run of one case."""
 
     def __init__(self, port: int, busid: str) -> None:
-        self.host = BlockingHost("127.0.0.1", port, busid)
-        self.host.control(SetupPacket(0x00, 9, 1, 0, 0))
-        self.bulk = self._endpoints()
-
-    def use_requests_of(self, size: int) -> None:
-        """Tell our source the size of its IN requests; the rival has none to tell."""
-        with contextlib.suppress(UrbError):
-            self.host.control(SetupPacket(0x41, SET_REQUEST_SIZE, size // 64, 0, 0))
-
-    def _endpoints(self) -> dict[Direction, int]:
-        configuration = drive(read_descriptors(), self._ask).configurations[0]
-        if configuration is None:
-            raise RuntimeError("the device has no configuration")
-        return {
+        self.bare = Bare(port, busid)
+        self.bare.control(SetupPacket(0x00, 9, 1, 0, 0))
+        head = self.bare.control(SetupPacket(0x80, 6, 0x0200, 0, 9))
+        length = int.from_bytes(head[2:4], "little")
+        raw = self.bare.control(SetupPacket(0x80, 6, 0x0200, 0, length))
+        self.bulk = {
             endpoint.descriptor.direction: endpoint.descriptor.bEndpointAddress
-            for interface in configuration.interfaces
+            for interface in Configuration.parse(raw).interfaces
             for endpoint in interface.endpoints
             if endpoint.descriptor.transfer_type == TransferType.BULK
         }
 
-    def _ask(self, setup: SetupPacket) -> bytes | None:
-        try:
-            return self.host.control(setup)
-        except UrbError:
-            return None
+    def use_requests_of(self, size: int) -> None:
+        """Tell our source the size of its IN requests; the rival has none to tell."""
+        with contextlib.suppress(RuntimeError):
+            self.bare.control(SetupPacket(0x41, SET_REQUEST_SIZE, size // 64, 0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,56 +65,18 @@ class Case:
     urbs: int = 1
 
 
-def _control(lane: Lane) -> Step:
-    buffer = bytearray(18)
-
-    def step() -> int:
-        lane.host.transfer(HostUrb(0, buffer, setup=_DEVICE_DESCRIPTOR), 5)
-        return 1
-
-    return step
-
-
-def _bulk(way: Direction, size: int) -> Callable[[Lane], Step]:
+def _control(depth: int) -> Callable[[Lane], Step]:
     def make(lane: Lane) -> Step:
-        buffer = memoryview(bytearray(size))
-        endpoint = lane.bulk[way]
-
-        def step() -> int:
-            lane.host.transfer(HostUrb(endpoint, buffer), 5)
-            return 1
-
-        return step
+        return Exchange(lane.bare, 0, 18, setup=_DEVICE_DESCRIPTOR, depth=depth).step
 
     return make
 
 
-def _queued(way: Direction | None, size: int, depth: int = 16) -> Callable[[Lane], Step]:
-    """``depth`` URBs in flight: as one completes the next goes out."""
-
+def _bulk(way: Direction, size: int, depth: int = 1) -> Callable[[Lane], Step]:
     def make(lane: Lane) -> Step:
         if way == Direction.IN and size < 512:
             lane.use_requests_of(size)  # a larger request would overflow such URBs
-        buffer = memoryview(bytearray(size))
-        endpoint = 0 if way is None else lane.bulk[way]
-        setup = _DEVICE_DESCRIPTOR if way is None else None
-        flying: deque[HostUrb] = deque()
-        host = lane.host
-
-        def step() -> int:
-            while len(flying) < depth:
-                urb = HostUrb(endpoint, buffer, setup=setup)
-                host.submit(urb)
-                flying.append(urb)
-            oldest = flying.popleft()
-            host.wait(oldest, 5)
-            done = 1
-            while flying and flying[0].status is not None:
-                flying.popleft()
-                done += 1
-            return done
-
-        return step
+        return Exchange(lane.bare, lane.bulk[way], size, depth=depth).step
 
     return make
 
@@ -137,22 +87,23 @@ def _scsi(opcode: int, size: int) -> Callable[[Lane], Step]:
     blocks = size // 512
 
     def make(lane: Lane) -> Step:
-        data = memoryview(bytearray(size))
-        csw = bytearray(13)
         way_in, way_out = lane.bulk[Direction.IN], lane.bulk[Direction.OUT]
-        data_endpoint = way_in if is_read else way_out
-        host = lane.host
+        _sense(lane)
+        cbw = Exchange(lane.bare, way_out, 31)
+        data = Exchange(lane.bare, way_in if is_read else way_out, size)
+        csw = Exchange(lane.bare, way_in, 13)
+        flags = 0x80 if is_read else 0
         lba = 0
 
         def step() -> int:
             nonlocal lba
             cdb = struct.pack(">BxIxHx", opcode, lba, blocks).ljust(16, b"\0")
-            flags = 0x80 if is_read else 0
-            host.transfer(HostUrb(way_out, _CBW.pack(b"USBC", 1, size, flags, 0, 10, cdb)), 5)
-            host.transfer(HostUrb(data_endpoint, data), 5)
-            host.transfer(HostUrb(way_in, csw), 5)
-            if csw[12]:
-                raise RuntimeError(f"command failed: CSW status {csw[12]}")
+            _CBW.pack_into(cbw.data, 0, b"USBC", 1, size, flags, 0, 10, cdb)
+            cbw.step()
+            data.step()
+            csw.step()
+            if csw.data[12]:
+                raise RuntimeError(f"command failed: CSW status {csw.data[12]}")
             lba = (lba + blocks) % (_IMAGE_BLOCKS - blocks)
             return 1
 
@@ -164,55 +115,46 @@ def _scsi(opcode: int, size: int) -> Callable[[Lane], Step]:
 def _sense(lane: Lane) -> None:
     """Take the unit attention that a fresh disk reports."""
     cdb = bytes((0x03, 0, 0, 0, 18, 0)).ljust(16, b"\0")
-    host = lane.host
-    host.transfer(HostUrb(lane.bulk[Direction.OUT], _CBW.pack(b"USBC", 1, 18, 0x80, 0, 6, cdb)), 5)
-    host.transfer(HostUrb(lane.bulk[Direction.IN], bytearray(18)), 5)
-    host.transfer(HostUrb(lane.bulk[Direction.IN], bytearray(13)), 5)
-
-
-def _on_disk(make: Callable[[Lane], Step]) -> Callable[[Lane], Step]:
-    def prepared(lane: Lane) -> Step:
-        _sense(lane)
-        return make(lane)
-
-    return prepared
+    cbw = Exchange(lane.bare, lane.bulk[Direction.OUT], 31)
+    _CBW.pack_into(cbw.data, 0, b"USBC", 1, 18, 0x80, 0, 6, cdb)
+    cbw.step()
+    for size in (18, 13):
+        Exchange(lane.bare, lane.bulk[Direction.IN], size).step()
 
 
 IN, OUT = Direction.IN, Direction.OUT
 
 CASES: Final = (
-    Case("control GET_DESCRIPTOR, 1 in flight", "bulk", 0, _control, ratio=1.5, cpu=16),
-    Case("control GET_DESCRIPTOR, 16 in flight", "bulk", 0, _queued(None, 18), ratio=2.5, cpu=6),
-    Case("bulk IN 64 B, 16 in flight", "bulk", 0, _queued(IN, 64), ratio=2.5),
-    Case("bulk OUT 64 B, 16 in flight", "bulk", 0, _queued(OUT, 64), ratio=2.5),
+    Case("control GET_DESCRIPTOR, 1 in flight", "bulk", 0, _control(1), ratio=1.5, cpu=16),
+    Case("control GET_DESCRIPTOR, 16 in flight", "bulk", 0, _control(16), ratio=2.5, cpu=6),
+    Case("bulk IN 64 B, 16 in flight", "bulk", 0, _bulk(IN, 64, 16), ratio=2.5),
+    Case("bulk OUT 64 B, 16 in flight", "bulk", 0, _bulk(OUT, 64, 16), ratio=2.5),
     Case("bulk IN 512 B, 1 in flight", "bulk", 0, _bulk(IN, 512), ratio=1.5),
     Case("bulk OUT 512 B, 1 in flight", "bulk", 0, _bulk(OUT, 512), ratio=1.5),
-    Case("bulk IN 512 B, 16 in flight", "bulk", 0, _queued(IN, 512)),
-    Case("bulk OUT 512 B, 16 in flight", "bulk", 0, _queued(OUT, 512)),
+    Case("bulk IN 512 B, 16 in flight", "bulk", 0, _bulk(IN, 512, 16)),
+    Case("bulk OUT 512 B, 16 in flight", "bulk", 0, _bulk(OUT, 512, 16)),
     Case("bulk IN 16 KiB, 1 in flight", "bulk", 16 * KIB, _bulk(IN, 16 * KIB)),
     Case("bulk OUT 16 KiB, 1 in flight", "bulk", 16 * KIB, _bulk(OUT, 16 * KIB)),
-    Case("bulk IN 16 KiB, 16 in flight", "bulk", 16 * KIB, _queued(IN, 16 * KIB)),
-    Case("bulk OUT 16 KiB, 16 in flight", "bulk", 16 * KIB, _queued(OUT, 16 * KIB)),
+    Case("bulk IN 16 KiB, 16 in flight", "bulk", 16 * KIB, _bulk(IN, 16 * KIB, 16)),
+    Case("bulk OUT 16 KiB, 16 in flight", "bulk", 16 * KIB, _bulk(OUT, 16 * KIB, 16)),
     Case("bulk IN 120 KiB, 1 in flight", "bulk", 120 * KIB, _bulk(IN, 120 * KIB), ratio=1.0),
     Case("bulk OUT 120 KiB, 1 in flight", "bulk", 120 * KIB, _bulk(OUT, 120 * KIB), ratio=1.0),
-    Case("bulk IN 120 KiB, 16 in flight", "bulk", 120 * KIB, _queued(IN, 120 * KIB), ratio=1.0),
-    Case("bulk OUT 120 KiB, 16 in flight", "bulk", 120 * KIB, _queued(OUT, 120 * KIB), ratio=1.0),
+    Case("bulk IN 120 KiB, 16 in flight", "bulk", 120 * KIB, _bulk(IN, 120 * KIB, 16), ratio=1.0),
+    Case("bulk OUT 120 KiB, 16 in flight", "bulk", 120 * KIB, _bulk(OUT, 120 * KIB, 16), ratio=1.0),
     Case("bulk IN 1 MiB, 1 in flight", "bulk", MIB, _bulk(IN, MIB), ratio=1.0),
     Case("bulk OUT 1 MiB, 1 in flight", "bulk", MIB, _bulk(OUT, MIB), ratio=1.0),
-    Case("bulk IN 1 MiB, 16 in flight", "bulk", MIB, _queued(IN, MIB), ratio=1.0),
-    Case("bulk OUT 1 MiB, 16 in flight", "bulk", MIB, _queued(OUT, MIB), ratio=1.0),
+    Case("bulk IN 1 MiB, 16 in flight", "bulk", MIB, _bulk(IN, MIB, 16), ratio=1.0),
+    Case("bulk OUT 1 MiB, 16 in flight", "bulk", MIB, _bulk(OUT, MIB, 16), ratio=1.0),
     Case(
         "READ(10) 120 KiB",
         "disk",
         120 * KIB,
-        _on_disk(_scsi(0x28, 120 * KIB)),
+        _scsi(0x28, 120 * KIB),
         ratio=1.3,
         cpu=22,
         urbs=3,
     ),
-    Case(
-        "WRITE(10) 120 KiB", "disk", 120 * KIB, _on_disk(_scsi(0x2A, 120 * KIB)), ratio=1.3, urbs=3
-    ),
-    Case("READ(10) 1 MiB", "disk", MIB, _on_disk(_scsi(0x28, MIB)), ratio=1.25, urbs=3),
-    Case("WRITE(10) 1 MiB", "disk", MIB, _on_disk(_scsi(0x2A, MIB)), ratio=1.25, urbs=3),
+    Case("WRITE(10) 120 KiB", "disk", 120 * KIB, _scsi(0x2A, 120 * KIB), ratio=1.3, urbs=3),
+    Case("READ(10) 1 MiB", "disk", MIB, _scsi(0x28, MIB), ratio=1.25, urbs=3),
+    Case("WRITE(10) 1 MiB", "disk", MIB, _scsi(0x2A, MIB), ratio=1.25, urbs=3),
 )

@@ -17,10 +17,8 @@ from gadgets.acm.line import (
     Connected,
     ControlLinesSet,
     Disconnected,
-    LineCoding,
     LineCodingSet,
     LineEvent,
-    SerialState,
 )
 from gadgets.acm.packets import RING_SLOTS
 from gadgets.acm.profiles import Echo, Sink, Source, Stream, pattern
@@ -29,6 +27,7 @@ from usbip_vudc.errors import LocalProtocolError, SchemeError, UrbError
 from usbip_vudc.host.client import Host
 from usbip_vudc.server import Server
 from usbip_vudc.urb import HostUrb
+from usbip_vudc.usb.cdc import LineCoding, SerialState
 from usbip_vudc.usb.ch9 import SetupPacket, Speed
 from usbip_vudc.vudc import UserspaceUDC
 

@@ -55,6 +55,7 @@ PURE = (
     "usbip_vudc.standard_requests",
     "usbip_vudc.host.sg",
     "usbip_vudc.host.enumeration",
+    "usbip_vudc.host.scsi",
     "gadgets.acm.descriptors",
     "gadgets.acm.line",
     "gadgets.mass_storage.bot",

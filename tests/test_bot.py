@@ -1,11 +1,12 @@
-"""Bulk-Only Transport wrappers, against bytes written out from the specification."""
+"""Bulk-Only Transport: the wrappers against bytes written out, and what a device makes of them."""
 
 from __future__ import annotations
 
 import pytest
 
-from gadgets.mass_storage.bot import CASES, Cbw, Csw, CswStatus, InvalidCbw, decide, pack_csw
+from gadgets.mass_storage.bot import CASES, InvalidCbw, decide, receive_cbw
 from usbip_vudc.errors import RemoteProtocolError
+from usbip_vudc.usb.bot import Cbw, Csw, CswStatus, pack_csw
 from usbip_vudc.usb.ch9 import Direction
 
 IN, OUT = Direction.IN, Direction.OUT
@@ -23,8 +24,9 @@ CBW_READ_10 = bytes.fromhex(
 
 
 def test_cbw_parses_field_by_field() -> None:
-    cbw = Cbw.parse(CBW_READ_10)
+    cbw = receive_cbw(CBW_READ_10, max_lun=2)
     assert cbw == Cbw(0x12345678, 4096, 0x80, 2, READ_10)
+    assert cbw == Cbw.parse(CBW_READ_10)
     assert cbw.direction is IN
 
 
@@ -63,7 +65,7 @@ def changed(offset: int, value: int) -> bytes:
 )
 def test_bad_cbw_is_refused_with_both_values(data: bytes, message: str) -> None:
     with pytest.raises(InvalidCbw) as caught:
-        Cbw.parse(data, max_lun=2)
+        receive_cbw(data, max_lun=2)
     assert str(caught.value) == message
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -15,14 +14,15 @@ import usb.util
 
 from gadgets.acm.descriptors import Union
 from gadgets.acm.function import AcmFunction
-from gadgets.acm.line import LineCoding as DeviceLineCoding
 from gadgets.acm.profiles import Echo
 from tests.devices import BULK_PAIR
-from tests.serving import served
+from usbip_vudc.errors import SchemeError
 from usbip_vudc.function import AltSetting, Endpoint, EndpointSpec, Function, InterfaceSpec
 from usbip_vudc.gadget import Config, Gadget
-from usbip_vudc.host.serial import LineCoding, Parity, SerialState, StopBits, UsbSerial
+from usbip_vudc.host.serial import UsbSerial
 from usbip_vudc.pyusb_backend import get_backend
+from usbip_vudc.serving import serving
+from usbip_vudc.usb.cdc import BREAK_ON, LineCoding, Parity, SerialState, StopBits
 from usbip_vudc.usb.ch9 import Direction, Speed, TransferType
 
 
@@ -31,22 +31,12 @@ def serial(*functions: Function, speed: Speed = Speed.HIGH) -> Iterator[UsbSeria
     gadget = Gadget(
         name="serial", idVendor=0x1D6B, idProduct=0x0104, configs=(Config(functions=functions),)
     )
-    with served(gadget, speed=speed) as port:
+    with serving(gadget, speed=speed) as port:
         device = usb.core.find(backend=get_backend(port=port))
         try:
-            port_under_test = UsbSerial(device)
-            wait_connected(functions)
-            yield port_under_test
+            yield UsbSerial(device)
         finally:
             usb.util.dispose_resources(device)
-
-
-def wait_connected(functions: Sequence[Function]) -> None:
-    """Until the function runs: a read of its state is then true, and its OUT requests wait."""
-    deadline = time.monotonic() + 5
-    while not all(getattr(function, "connected", True) for function in functions):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 # --- the line ----------------------------------------------------------------------------------
@@ -56,17 +46,19 @@ def test_line_coding_is_set_and_got() -> None:
     function = AcmFunction(Echo())
     with serial(function) as port:
         assert port.get_line_coding() == LineCoding(9600)
-        port.set_line_coding(115_200, Parity.EVEN, 7, StopBits.TWO)
-        assert port.get_line_coding() == LineCoding(115_200, Parity.EVEN, 7, StopBits.TWO)
-        assert function.line_coding == DeviceLineCoding.from_text("115200 7E2")
+        port.set_line_coding("115200 7E2")
+        assert port.get_line_coding() == LineCoding(115_200, StopBits.TWO, Parity.EVEN, 7)
+        assert function.line_coding == port.get_line_coding()
+        port.set_line_coding(LineCoding(300))
+        assert str(port.get_line_coding()) == "300 8N1"
 
 
-def test_line_coding_bytes() -> None:
-    coding = LineCoding(115_200, Parity.ODD, 8, StopBits.TWO)
-    assert coding.pack() == bytes.fromhex("00 c2 01 00 02 01 08")
-    assert LineCoding.parse(coding.pack()) == coding
-    with pytest.raises(ValueError, match="line coding of 6 bytes, expected 7"):
-        LineCoding.parse(bytes(6))
+def test_a_line_coding_that_is_none_is_not_sent() -> None:
+    function = AcmFunction(Echo())
+    with serial(function) as port:
+        with pytest.raises(SchemeError, match="'9600 9N1'"):
+            port.set_line_coding("9600 9N1")
+        assert function.line_coding == LineCoding(9600)
 
 
 @pytest.mark.parametrize(("dtr", "rts"), [(True, False), (False, True), (True, True)])
@@ -80,7 +72,7 @@ def test_dtr_and_rts(dtr: bool, rts: bool) -> None:
 def test_a_break_begins_and_ends() -> None:
     function = AcmFunction(Echo())
     with serial(function) as port:
-        port.send_break(0xFFFF)
+        port.send_break(BREAK_ON)
         assert function.breaking
         port.send_break(0)
         assert not function.breaking

@@ -16,7 +16,6 @@ import usb.util
 
 from gadgets.mass_storage import MassStorageFunction, RamLun
 from tests.devices import BULK_PAIR
-from tests.serving import served
 from usbip_vudc.function import (
     AltSetting,
     ControlRequest,
@@ -35,6 +34,7 @@ from usbip_vudc.host.storage import (
     UsbStorage,
 )
 from usbip_vudc.pyusb_backend import get_backend
+from usbip_vudc.serving import serving
 from usbip_vudc.usb.ch9 import Speed
 
 MIB = 1 << 20
@@ -74,7 +74,7 @@ def storage(
     gadget = Gadget(
         name="disk", idVendor=0x1D6B, idProduct=0x0104, configs=(Config(functions=(function,)),)
     )
-    with served(gadget, speed=speed) as port:
+    with serving(gadget, speed=speed) as port:
         device = usb.core.find(backend=backend(port))
         try:
             yield UsbStorage(device, timeout_ms=5000, **options)
@@ -406,9 +406,9 @@ async def too_much_residue(bus: Bus, _: bytes) -> None:
     ("script", "kind", "message"),
     [
         (wrong_tag, TransportError, r"CSW tag 0xfe, expected 0x1 \(BOT 6.3.1\)"),
-        (wrong_signature, TransportError, "CSW signature b'USBX', expected b'USBS'"),
-        (short_csw, TransportError, "CSW of 4 bytes, expected 13"),
-        (zlp_csw, TransportError, "CSW of 0 bytes, expected 13"),
+        (wrong_signature, TransportError, "dCSWSignature 0x58425355, expected 0x53425355"),
+        (short_csw, TransportError, "CSW length 4, expected 13"),
+        (zlp_csw, TransportError, "CSW length 0, expected 13"),
         (phase_error, PhaseError, r"phase error \(BOT 6.3.2\)"),
         (reserved_status, TransportError, "CSW status 3, residue 0 of 0"),
         (too_much_residue, TransportError, "CSW status 0, residue 1 of 0"),

@@ -15,12 +15,12 @@ import anyio.from_thread
 import pytest
 
 from gadgets.mass_storage import FileLun, Lun, MassStorageFunction, MediumEvent, RamLun
-from gadgets.mass_storage.bot import Cbw, Csw
 from usbip_vudc.errors import SchemeError, UrbError
 from usbip_vudc.gadget import Config, Gadget
 from usbip_vudc.host.blocking import BlockingHost
 from usbip_vudc.server import Server
 from usbip_vudc.urb import HostUrb
+from usbip_vudc.usb.bot import Cbw, Csw
 from usbip_vudc.usb.ch9 import SetupPacket, Speed
 from usbip_vudc.vudc import UserspaceUDC
 

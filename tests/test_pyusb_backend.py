@@ -17,11 +17,11 @@ import usb.core
 import usb.util
 
 from tests.devices import Scripted, echo, gadget
-from tests.serving import served, served_udcs
 from usbip_vudc.function import ControlRequest, Endpoint
 from usbip_vudc.gadget import Config, Gadget
 from usbip_vudc.host.blocking import BlockingHost
 from usbip_vudc.pyusb_backend import get_backend
+from usbip_vudc.serving import serving, serving_udcs
 from usbip_vudc.sglist import SGList
 from usbip_vudc.usb.ch9 import Speed
 from usbip_vudc.vudc import UserspaceUDC
@@ -41,7 +41,7 @@ def found(port: int, **match: Any) -> Iterator[usb.core.Device]:
 
 @contextmanager
 def plugged(*functions: Scripted, speed: Speed | None = None) -> Iterator[usb.core.Device]:
-    with served(gadget(*functions), speed=speed) as port, found(port) as device:
+    with serving(gadget(*functions), speed=speed) as port, found(port) as device:
         yield device
 
 
@@ -104,7 +104,7 @@ def test_several_devices_are_found_by_their_ids() -> None:
         for n in (1, 2, 3)
     ]
     with (
-        served(*gadgets) as port,
+        serving(*gadgets) as port,
         found(port, idProduct=2) as second,
         found(port, idProduct=3) as third,
     ):
@@ -121,7 +121,7 @@ def test_several_devices_are_found_by_their_ids() -> None:
 def test_a_stalled_configuration_does_not_break_find(monkeypatch: pytest.MonkeyPatch) -> None:
     udc = UserspaceUDC(gadget(Scripted()))
     monkeypatch.delitem(udc._standard._descriptors, (0x0200, 0))
-    with served_udcs(udc) as port, found(port) as device:
+    with serving_udcs(udc) as port, found(port) as device:
         assert device.iManufacturer
         with fails(errno.EIO):
             device[0]
@@ -132,7 +132,7 @@ def test_a_stalled_device_descriptor_leaves_what_the_list_said(
 ) -> None:
     udc = UserspaceUDC(gadget(Scripted()))
     monkeypatch.delitem(udc._standard._descriptors, (0x0100, 0))
-    with served_udcs(udc) as port, found(port) as device:
+    with serving_udcs(udc) as port, found(port) as device:
         assert (device.idVendor, device.iManufacturer, device.bcdUSB) == (0x1D6B, 0, 0)
 
 
@@ -314,7 +314,7 @@ def test_set_configuration_of_a_claimed_device_is_busy_as_on_linux() -> None:
 
 
 def test_two_handles_share_the_device_but_not_an_interface() -> None:
-    with served(gadget(Scripted(echo))) as port:
+    with serving(gadget(Scripted(echo))) as port:
         backend = get_backend(port=port)
         first, second = (usb.core.find(backend=backend) for _ in range(2))
         assert first == second
@@ -341,7 +341,7 @@ def test_reset_restores_configuration_and_alternate_setting(
         reset()
         seen.append((udc.configuration, udc.alternate(0)))
 
-    with served_udcs(udc) as port:
+    with serving_udcs(udc) as port:
         backend = get_backend(port=port)
         handle = backend.open_device(next(iter(backend.enumerate_devices())))
         backend.claim_interface(handle, 0)
@@ -374,7 +374,7 @@ def test_kernel_driver_calls_do_nothing() -> None:
 
 
 def test_a_device_that_another_client_holds_is_found_but_busy() -> None:
-    with served(gadget(Scripted(echo))) as port:
+    with serving(gadget(Scripted(echo))) as port:
         with BlockingHost("127.0.0.1", port, "1-1"), found(port, idVendor=0x1D6B) as device:
             assert (device.idProduct, device.iProduct, device.bcdUSB) == (0x0104, 0, 0)
             assert device.speed == 4
@@ -389,7 +389,7 @@ def test_a_device_that_another_client_holds_is_found_but_busy() -> None:
 
 
 def test_dispose_gives_the_device_back() -> None:
-    with served(gadget(Scripted(echo))) as port, found(port) as device:
+    with serving(gadget(Scripted(echo))) as port, found(port) as device:
         device.write(OUT, b"x")
         for _ in range(20):
             usb.util.dispose_resources(device)
@@ -400,7 +400,7 @@ def test_dispose_gives_the_device_back() -> None:
 
 
 def test_finding_again_and_again_never_meets_its_own_shadow() -> None:
-    with served(gadget(Scripted(echo))) as port:
+    with serving(gadget(Scripted(echo))) as port:
         for _ in range(30):
             with found(port) as device:
                 assert device.iProduct
@@ -410,7 +410,7 @@ def test_finding_again_and_again_never_meets_its_own_shadow() -> None:
 def test_an_unplugged_device_is_errno_19() -> None:
     udc = UserspaceUDC(gadget(Scripted(unplug_on_out)))
     udcs.append(udc)
-    with served_udcs(udc) as port, found(port) as device:
+    with serving_udcs(udc) as port, found(port) as device:
         usb.util.claim_interface(device, 0)
         device.write(OUT, b"go")
         with fails(errno.ENODEV):
@@ -460,7 +460,7 @@ async def one_request(endpoints: Mapping[str, Endpoint]) -> None:
 
 @pytest.mark.parametrize("scatter_gather", [True, False], ids=("sg", "no-sg"))
 def test_the_case_of_2019(scatter_gather: bool) -> None:
-    with served(gadget(Scripted(one_request)), speed=Speed.SUPER) as port:
+    with serving(gadget(Scripted(one_request)), speed=Speed.SUPER) as port:
         backend = get_backend(port=port, scatter_gather=scatter_gather)
         device = usb.core.find(backend=backend)
         usb.util.claim_interface(device, 0)

@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import threading
-import time
 from array import array
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -24,23 +22,20 @@ from typing import Any, Final, NoReturn, TypeAlias
 import usb.backend
 from usb.core import USBError, USBTimeoutError
 
-from usbip_vudc.errors import LocalProtocolError, SchemeError, UrbError, UsbipVudcError
-from usbip_vudc.host.blocking import BlockingHost
+from usbip_vudc.errors import LocalProtocolError, UrbError, UsbipVudcError
 from usbip_vudc.host.enumeration import (
     DeviceDescriptors,
-    Selection,
     alternates_of,
     clear_halt,
-    drive,
-    read_descriptors,
     set_configuration,
     set_interface,
 )
 from usbip_vudc.host.handshake import ImportRefused, Listed, list_devices
+from usbip_vudc.host.session import Handle, Sessions
 from usbip_vudc.host.sg import SgResult
 from usbip_vudc.sglist import SGList
 from usbip_vudc.urb import HostUrb
-from usbip_vudc.usb.ch9 import SetupPacket, Speed, StandardRequest
+from usbip_vudc.usb.ch9 import SetupPacket, Speed
 from usbip_vudc.usb.descriptors import Configuration
 from usbip_vudc.wire.pdu import OpStatus
 
@@ -49,15 +44,6 @@ from usbip_vudc.wire.pdu import OpStatus
 __all__ = ("UsbipBackend", "get_backend")
 
 log = logging.getLogger(__name__)
-
-_CONTROL_TIMEOUT: Final = 5.0
-"""Seconds for requests of our own; Linux's USB_CTRL_GET_TIMEOUT."""
-
-_RELEASE_PATIENCE: Final = 1.0
-"""Seconds that a server may take to notice that we gave a device back, before it is busy."""
-
-_PORT_RESET: Final = SetupPacket(0x23, StandardRequest.SET_FEATURE, 4, 0, 0)
-"""SetPortFeature(PORT_RESET), which a USB/IP server executes for the device's own port."""
 
 _SPEEDS: Final = {Speed.LOW: 1, Speed.FULL: 2, Speed.HIGH: 3, Speed.SUPER: 4, Speed.SUPER_PLUS: 5}
 """Our numbers are the kernel's, pyusb's are libusb's (enum libusb_speed)."""
@@ -125,85 +111,6 @@ class _Device:
         self.descriptors: DeviceDescriptors | None = None
 
 
-class _Session:
-    """One import of a device, shared by the handles of this backend, with what Linux would know.
-
-    ``claims`` maps bInterfaceNumber to its handle.
-    """
-
-    def __init__(self, host: BlockingHost) -> None:
-        self.host = host
-        self.descriptors: DeviceDescriptors | None = None
-        self.handles: set[_Handle] = set()
-        self.claims: dict[int, _Handle] = {}
-        self.selection = Selection()
-
-    def ask(self, setup: SetupPacket) -> bytes | None:
-        """A control IN transfer, None for a stall. Raises UrbError otherwise."""
-        try:
-            return self.host.control(setup, timeout=_CONTROL_TIMEOUT)
-        except UrbError as error:
-            if error.errno == errno.EPIPE:
-                return None
-            raise
-
-    def tell(self, setup: SetupPacket) -> None:
-        """A control transfer without data; what it selects is noted."""
-        self.host.control(setup, timeout=_CONTROL_TIMEOUT)
-        self.selection.note(setup)
-
-    def configure(self) -> None:
-        """Select the first configuration where none is, as Linux does with a new device."""
-        current = self.ask(SetupPacket(0x80, StandardRequest.GET_CONFIGURATION, wLength=1))
-        self.selection.configuration = current[0] if current else 0
-        if not self.selection.configuration and self.descriptors is not None:
-            for configuration in self.descriptors.configurations[:1]:
-                if configuration is not None:
-                    self.tell(set_configuration(configuration.descriptor.bConfigurationValue))
-
-    def reset(self) -> None:
-        """Reset the port and restore what was selected, as usb_reset_device does."""
-        try:
-            self.host.control(_PORT_RESET, timeout=_CONTROL_TIMEOUT)
-        except UrbError as error:
-            # The kernel's usbip-vudc stalls it. Its stub resets the device, but older ones then
-            # pass the request on to the device all the same, which stalls it.
-            if error.errno != errno.EPIPE:
-                raise
-        for setup in self.selection.restore():
-            self.tell(setup)
-
-    def release(self, interface: int) -> None:
-        """Drop a claim; as in usb_unbind_interface, alternate setting 0 comes back."""
-        del self.claims[interface]
-        if self.selection.alternates.get(interface):
-            with contextlib.suppress(UsbipVudcError):
-                self.tell(set_interface(interface, 0))
-
-    def has_interface(self, number: int) -> bool:
-        """Whether the selected configuration has it; yes where that is not known."""
-        if self.descriptors is None or None in self.descriptors.configurations:
-            return True
-        return any(
-            interface.descriptor.bInterfaceNumber == number
-            for configuration in self.descriptors.configurations
-            if configuration is not None
-            and configuration.descriptor.bConfigurationValue == self.selection.configuration
-            for interface in configuration.interfaces
-        )
-
-
-class _Handle:
-    """What `open_device` returns. ``host`` stands first: each transfer needs it."""
-
-    __slots__ = ("busid", "host", "session")
-
-    def __init__(self, busid: str, session: _Session) -> None:
-        self.busid = busid
-        self.session = session
-        self.host = session.host
-
-
 class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no types
     """The devices of one USB/IP server, for pyusb. All methods may be called from any thread.
 
@@ -217,13 +124,10 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
         self.host = host
         self.port = port
         self.scatter_gather = scatter_gather
-        self._lock = threading.RLock()
-        self._sessions: dict[str, _Session] = {}
-        self._released: dict[str, float] = {}
+        self._sessions = Sessions(host, port)
 
     def _finalize_object(self) -> None:
-        for session in self._sessions.values():
-            session.host.close()
+        self._sessions.close_all()
 
     # --- finding -------------------------------------------------------------------------------
 
@@ -300,73 +204,28 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
     def _describe(self, dev: _Device) -> DeviceDescriptors | None:
         """Read the descriptors once, importing the device for it; None where that is refused."""
         if dev.descriptors is None:
-            with self._lock:
-                try:
-                    session = self._sessions.get(dev.busid)
-                    if session is None:
-                        with self._import(dev.busid) as host:
-                            dev.descriptors = drive(read_descriptors(), _Session(host).ask)
-                        self._released[dev.busid] = time.monotonic()
-                    else:
-                        dev.descriptors = session.descriptors
-                except (OSError, UsbipVudcError) as error:
-                    log.info("%s: descriptors not read: %s", dev.busid, error)
+            try:
+                dev.descriptors = self._sessions.describe(dev.busid)
+            except (OSError, UsbipVudcError) as error:
+                log.info("%s: descriptors not read: %s", dev.busid, error)
         return dev.descriptors
 
     # --- opening -------------------------------------------------------------------------------
 
-    def open_device(self, dev: _Device) -> _Handle:
+    def open_device(self, dev: _Device) -> Handle:
         """Import the device, or share the import that this backend holds already."""
-        with self._lock:
-            session = self._sessions.get(dev.busid)
-            if session is None or session.host.closed:
-                session = self._open_session(dev)
-                self._sessions[dev.busid] = session
-            handle = _Handle(dev.busid, session)
-            session.handles.add(handle)
-            return handle
-
-    def _open_session(self, dev: _Device) -> _Session:
         with _usb_errors():
             try:
-                session = _Session(self._import(dev.busid))
+                handle = self._sessions.open(dev.busid, dev.descriptors)
             except OSError as error:
                 self._unreachable(error)
-            try:
-                if dev.descriptors is None:
-                    with contextlib.suppress(SchemeError):
-                        dev.descriptors = drive(read_descriptors(), session.ask)
-                session.descriptors = dev.descriptors
-                session.configure()
-            except BaseException:
-                session.host.close()
-                raise
-            return session
+        if dev.descriptors is None:
+            dev.descriptors = handle.session.descriptors
+        return handle
 
-    def _import(self, busid: str) -> BlockingHost:
-        """Import a device; a server that has not noticed yet that we left it gets some time."""
-        while True:
-            try:
-                return BlockingHost(self.host, self.port, busid)
-            except ImportRefused as error:
-                since = time.monotonic() - self._released.get(busid, 0.0)
-                if error.status != OpStatus.DEV_BUSY or since > _RELEASE_PATIENCE:
-                    raise
-                time.sleep(0.02)
-
-    def close_device(self, handle: _Handle) -> None:
+    def close_device(self, handle: Handle) -> None:
         """Close a handle; with the last one the device is given back."""
-        with self._lock:
-            session = handle.session
-            session.handles.discard(handle)
-            if session.handles:
-                for interface in [i for i, h in session.claims.items() if h is handle]:
-                    session.release(interface)
-                return
-            session.host.close()
-            if self._sessions.get(handle.busid) is session:
-                del self._sessions[handle.busid]
-                self._released[handle.busid] = time.monotonic()
+        self._sessions.close(handle)
 
     def _unreachable(self, error: OSError) -> NoReturn:
         raise USBError(
@@ -378,72 +237,67 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
 
     # --- configuration -------------------------------------------------------------------------
 
-    def set_configuration(self, handle: _Handle, config_value: int) -> None:
+    def set_configuration(self, handle: Handle, config_value: int) -> None:
         """SET_CONFIGURATION. As Linux: errno 16 while an interface is claimed by anyone."""
         if handle.session.claims:
             raise _usb_error(errno.EBUSY)
         with _usb_errors():  # libusb: -1 unconfigures
             handle.session.tell(set_configuration(max(config_value, 0)))
 
-    def get_configuration(self, handle: _Handle) -> int:
+    def get_configuration(self, handle: Handle) -> int:
         """The configuration that was selected last; no request is sent, as with libusb."""
         return handle.session.selection.configuration
 
-    def set_interface_altsetting(self, handle: _Handle, intf: int, altsetting: int) -> None:
+    def set_interface_altsetting(self, handle: Handle, intf: int, altsetting: int) -> None:
         """SET_INTERFACE."""
         with _usb_errors():
             handle.session.tell(set_interface(intf, altsetting))
 
-    def claim_interface(self, handle: _Handle, intf: int) -> None:
+    def claim_interface(self, handle: Handle, intf: int) -> None:
         """Bookkeeping. errno 16 where another handle has it, 2 where there is no such one."""
-        with self._lock:
-            session = handle.session
-            if not session.has_interface(intf):
-                raise _usb_error(errno.ENOENT)
-            if session.claims.setdefault(intf, handle) is not handle:
-                raise _usb_error(errno.EBUSY)
+        if not handle.session.has_interface(intf):
+            raise _usb_error(errno.ENOENT)
+        if not self._sessions.claim(handle, intf):
+            raise _usb_error(errno.EBUSY)
 
-    def release_interface(self, handle: _Handle, intf: int) -> None:
+    def release_interface(self, handle: Handle, intf: int) -> None:
         """Bookkeeping, and alternate setting 0 again, as usbfs does. errno 2 where not claimed."""
-        with self._lock:
-            session = handle.session
-            if session.claims.get(intf) is not handle:
-                raise _usb_error(errno.ENOENT)
-            session.release(intf)
+        if not self._sessions.release(handle, intf):
+            raise _usb_error(errno.ENOENT)
 
-    def clear_halt(self, handle: _Handle, ep: int) -> None:
+    def clear_halt(self, handle: Handle, ep: int) -> None:
         """CLEAR_FEATURE(ENDPOINT_HALT)."""
         with _usb_errors():
             handle.session.tell(clear_halt(ep))
 
-    def reset_device(self, handle: _Handle) -> None:
+    def reset_device(self, handle: Handle) -> None:
         """Reset the device; its configuration and alternate settings are restored."""
         with _usb_errors():
             handle.session.reset()
 
-    def is_kernel_driver_active(self, handle: _Handle, intf: int) -> bool:
+    def is_kernel_driver_active(self, handle: Handle, intf: int) -> bool:
         """False: no kernel sees the device."""
         return False
 
-    def detach_kernel_driver(self, handle: _Handle, intf: int) -> None:
+    def detach_kernel_driver(self, handle: Handle, intf: int) -> None:
         """Nothing to do."""
 
     attach_kernel_driver = detach_kernel_driver
 
     # --- transfers -----------------------------------------------------------------------------
 
-    def bulk_write(self, handle: _Handle, ep: int, intf: int, data: Data, timeout: int) -> int:
+    def bulk_write(self, handle: Handle, ep: int, intf: int, data: Data, timeout: int) -> int:
         """Send ``data`` in one URB: bytes sent. ``timeout`` in ms, 0 for none; no ZLP is added."""
         return _transfer(handle, HostUrb(ep, memoryview(data)), timeout)
 
-    def bulk_read(self, handle: _Handle, ep: int, intf: int, buff: Data, timeout: int) -> int:
+    def bulk_read(self, handle: Handle, ep: int, intf: int, buff: Data, timeout: int) -> int:
         """Receive into ``buff`` itself, in one URB: bytes received. ``timeout`` as above."""
         return _transfer(handle, HostUrb(ep, memoryview(buff)), timeout)
 
     intr_write = bulk_write
     intr_read = bulk_read
 
-    def bulk_sg(self, handle: _Handle, ep: int, intf: int, sg: SGList, timeout: int) -> SgResult:
+    def bulk_sg(self, handle: Handle, ep: int, intf: int, sg: SGList, timeout: int) -> SgResult:
         """An SG transfer as Linux's usb_sg_wait does it, with or without SG (`scatter_gather`).
 
         An extension: pyusb has no such call. ``timeout`` in ms, 0 for none. A failed URB raises
@@ -454,7 +308,7 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
                 ep, sg, scatter_gather=self.scatter_gather, timeout=_seconds(timeout)
             )
 
-    def iso_write(self, handle: _Handle, ep: int, intf: int, data: Data, timeout: int) -> int:
+    def iso_write(self, handle: Handle, ep: int, intf: int, data: Data, timeout: int) -> int:
         """Not available: raises NotImplementedError."""
         raise NotImplementedError(f"isochronous transfers are not carried (endpoint {ep:#04x})")
 
@@ -462,7 +316,7 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
 
     def ctrl_transfer(
         self,
-        handle: _Handle,
+        handle: Handle,
         bmRequestType: int,
         bRequest: int,
         wValue: int,
@@ -479,7 +333,7 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
         return count
 
 
-def _transfer(handle: _Handle, urb: HostUrb, timeout_ms: int) -> int:
+def _transfer(handle: Handle, urb: HostUrb, timeout_ms: int) -> int:
     try:
         return handle.host.transfer(urb, _seconds(timeout_ms))
     except UsbipVudcError as error:

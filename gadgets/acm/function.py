@@ -19,13 +19,10 @@ from gadgets.acm.line import (
     BreakSent,
     Connected,
     ControlLinesSet,
-    ControlLineState,
     Disconnected,
-    LineCoding,
     LineCodingSet,
     LineEvent,
     LineState,
-    SerialState,
 )
 from gadgets.acm.notify import SerialStateNotifier
 from gadgets.acm.profiles import Echo, Profile
@@ -38,6 +35,7 @@ from usbip_vudc.function import (
     InterfaceSpec,
 )
 from usbip_vudc.sglist import Buffer
+from usbip_vudc.usb.cdc import ControlLineState, LineCoding, SerialState
 from usbip_vudc.usb.ch9 import Direction, Speed, TransferType, UsbClass
 
 __all__ = ("AcmFunction",)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import anyio
 
-from gadgets.acm.line import SerialState, pack_serial_state
 from usbip_vudc.function import Endpoint, Request
+from usbip_vudc.usb.cdc import SerialState, pack_serial_state
 
 __all__ = ("SerialStateNotifier",)
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Final
+from typing import ClassVar
 
-from gadgets.mass_storage.bot import BULK_ONLY_MASS_STORAGE_RESET, GET_MAX_LUN, MAX_LUNS
 from gadgets.mass_storage.scsi import Target
 from gadgets.mass_storage.transport import PIECE, Transport
 from gadgets.mass_storage.unit import Lun, MediumEvent
@@ -24,14 +23,18 @@ from usbip_vudc.function import (
     converse,
 )
 from usbip_vudc.sglist import Buffer
+from usbip_vudc.usb.bot import (
+    BULK_ONLY,
+    BULK_ONLY_MASS_STORAGE_RESET,
+    GET_MAX_LUN,
+    MAX_LUNS,
+    SCSI_TRANSPARENT,
+)
 from usbip_vudc.usb.ch9 import UsbClass
 
 __all__ = ("MassStorageFunction",)
 
 log = logging.getLogger(__name__)
-
-_SCSI_TRANSPARENT: Final = 0x06
-_BULK_ONLY: Final = 0x50
 
 
 class MassStorageFunction(Function):
@@ -46,8 +49,8 @@ class MassStorageFunction(Function):
         InterfaceSpec(
             role="msc",
             bInterfaceClass=UsbClass.MASS_STORAGE,
-            bInterfaceSubClass=_SCSI_TRANSPARENT,
-            bInterfaceProtocol=_BULK_ONLY,
+            bInterfaceSubClass=SCSI_TRANSPARENT,
+            bInterfaceProtocol=BULK_ONLY,
             alternates=(
                 AltSetting(
                     endpoints=(

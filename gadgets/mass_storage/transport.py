@@ -11,13 +11,14 @@ from collections.abc import Callable, Generator
 from typing import Final, TypeVar
 
 from gadgets.mass_storage import sense
-from gadgets.mass_storage.bot import CBW_SIZE, Cbw, CswStatus, InvalidCbw, decide, pack_csw
+from gadgets.mass_storage.bot import InvalidCbw, decide, receive_cbw
 from gadgets.mass_storage.scsi import Answer, Target
 from gadgets.mass_storage.sense import Sense
 from gadgets.mass_storage.unit import Lun
 from usbip_vudc.errors import Overflow, RequestWithdrawn
 from usbip_vudc.function import Blocking, Conversation, Endpoint, Request
 from usbip_vudc.sglist import SGList
+from usbip_vudc.usb.bot import CBW_SIZE, Cbw, CswStatus, pack_csw
 from usbip_vudc.usb.ch9 import Direction
 
 __all__ = ("PIECE", "Transport")
@@ -100,7 +101,7 @@ class Transport:
 
     def _received_command(self) -> Cbw:
         self._check_reset()
-        return Cbw.parse(self._command[: self._out_request.actual], self._max_lun)
+        return receive_cbw(self._command[: self._out_request.actual], self._max_lun)
 
     def _check_reset(self) -> None:
         """After every wait: a request may have ended by itself just before the reset came."""
