@@ -81,7 +81,8 @@ class Result:
 
 def run(case: Case, server: ServerProcess, seconds: float) -> Sample:
     """Time one case on one server."""
-    lane = Lane(server.port, server.busids["bulk" if case.device == "bulk" else _disk(server)])
+    busid = server.busids["bulk" if case.device == "bulk" else _disk(server)]
+    lane = Lane(server.port, busid, ours=server.name == "ours")
     try:
         step = case.make(lane)
         for _ in range(20):

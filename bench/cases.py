@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,8 +27,9 @@ Step = Callable[[], int]
 class Lane:
     """One imported, configured device and its bulk endpoints, for one run of one case."""
 
-    def __init__(self, port: int, busid: str) -> None:
+    def __init__(self, port: int, busid: str, *, ours: bool) -> None:
         self.bare = Bare(port, busid)
+        self._ours = ours
         self.bare.control(SetupPacket(0x00, 9, 1, 0, 0))
         head = self.bare.control(SetupPacket(0x80, 6, 0x0200, 0, 9))
         length = int.from_bytes(head[2:4], "little")
@@ -41,10 +41,11 @@ class Lane:
             if endpoint.descriptor.transfer_type == TransferType.BULK
         }
 
-    def use_requests_of(self, size: int) -> None:
-        """Tell our source the size of its IN requests; the rival has none to tell."""
-        with contextlib.suppress(RuntimeError):
-            self.bare.control(SetupPacket(0x41, SET_REQUEST_SIZE, size // 64, 0, 0))
+    def use_requests_for(self, size: int) -> None:
+        """Tell our source how large its IN requests may be; the rival's has none."""
+        if self._ours:
+            units = (size if size < 512 else MIB) // 64
+            self.bare.control(SetupPacket(0x41, SET_REQUEST_SIZE, units, 0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,8 @@ def _control(depth: int) -> Callable[[Lane], Step]:
 
 def _bulk(way: Direction, size: int, depth: int = 1) -> Callable[[Lane], Step]:
     def make(lane: Lane) -> Step:
-        if way == Direction.IN and size < 512:
-            lane.use_requests_of(size)  # a larger request would overflow such URBs
+        if way == Direction.IN:
+            lane.use_requests_for(size)  # a request larger than 64 would overflow URBs of 64
         return Exchange(lane.bare, lane.bulk[way], size, depth=depth).step
 
     return make

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import anyio
 
-from usbip_vudc.errors import RequestWithdrawn
 from usbip_vudc.function import (
     AltSetting,
     ControlRequest,
@@ -53,17 +52,22 @@ class SourceSink(Function):
         self._fill()
         for _ in range(2):
             self._take()
-        await anyio.sleep_forever()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self._in = self._out = None
+            self._queued.clear()
 
     def setup(self, request: ControlRequest) -> Buffer | None:
         """Change the size of IN requests."""
-        if request.setup.bRequest != SET_REQUEST_SIZE or self._in is None:
+        if request.setup.bRequest != SET_REQUEST_SIZE:
             return None
         self._size = request.setup.wValue * 64
-        queued, self._queued = self._queued, []
-        for old in queued:
-            self._in.withdraw(old)
-        self._fill()
+        if self._in is not None:
+            queued, self._queued = self._queued, []
+            for old in queued:
+                self._in.withdraw(old)
+            self._fill()
         return b""
 
     def _fill(self) -> None:
@@ -71,16 +75,12 @@ class SourceSink(Function):
             self._give()
 
     def _give(self, done: Request | None = None) -> None:
-        if done is not None and done.error is not None:
-            if not isinstance(done.error, RequestWithdrawn):
-                self._queued.clear()
+        if self._in is None or (done is not None and done.error is not None):
             return
         if done is not None:
             self._queued.remove(done)
-        if self._in is not None:
-            request = Request(self._source[: self._size], on_complete=self._give)
-            self._queued.append(request)  # first: it may complete within queue()
-            self._in.queue(request)
+        request = Request(self._source[: self._size], on_complete=self._give)
+        self._queued.append(self._in.queue(request))
 
     def _take(self, done: Request | None = None) -> None:
         if self._out is not None and (done is None or done.error is None):

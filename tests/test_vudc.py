@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import socket
@@ -314,6 +315,28 @@ async def test_crash_of_a_function_unplugs_the_device(caplog: pytest.LogCaptureF
         await udc.wait_unplugged()
         assert "function scripted crashed" in caplog.text
         assert "ZeroDivisionError" in caplog.text
+
+
+async def test_crash_in_a_completion_unplugs_the_device_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def crash(_request: Request) -> None:
+        raise ZeroDivisionError("a bug in on_complete")
+
+    async def queue(endpoints: Mapping[str, Endpoint]) -> None:
+        endpoints["in"].queue(Request(b"x", on_complete=crash))
+        await anyio.sleep_forever()
+
+    udcs = [UserspaceUDC(gadget(Scripted(s)), speed=Speed.HIGH) for s in (queue, echo)]
+    async with served(*udcs) as port, Host.connect("127.0.0.1", port, "1-2") as other:
+        async with Host.connect("127.0.0.1", port, "1-1") as host:
+            await host.control(SET_CONFIGURATION)
+            with contextlib.suppress(DeviceGone):
+                await read(host, 512)
+            with anyio.fail_after(5):
+                await udcs[0].wait_unplugged()
+        assert "a bug in on_complete" in caplog.text
+        assert len(await other.control(DEVICE_DESCRIPTOR)) == 18, "the other device goes on"
 
 
 async def test_exception_in_setup_stalls_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:

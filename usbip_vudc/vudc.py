@@ -257,11 +257,18 @@ class UserspaceUDC(UDC):
 
     def _on_request(self, request: Request, error: TransferError | None) -> None:
         """Hand a request back once the replies that point into its memory have left."""
-        complete = request.complete if error is None else partial(request.complete, error)
         if self._connection is not None:
-            self._connection.when_sent.append(complete)
+            self._connection.when_sent.append(partial(self._give_back, request, error))
         else:
-            complete()
+            self._give_back(request, error)
+
+    def _give_back(self, request: Request, error: TransferError | None) -> None:
+        """Complete a request; what its ``on_complete`` raises is a crash of the firmware."""
+        try:
+            request.complete(error)
+        except Exception:
+            log.exception("%s: a function crashed in on_complete", self.name)
+            self.unplug()
 
     # --- endpoint 0 ----------------------------------------------------------------------------
 
