@@ -44,19 +44,18 @@ class SourceSink(Function):
         self._size = 1 << 20
         self._in: Endpoint | None = None
         self._out: Endpoint | None = None
-        self._queued: list[Request] = []
+        self._sources: list[Request] = []
 
     async def run(self, endpoints: Mapping[str, Endpoint]) -> None:
         """Keep both endpoints supplied; everything happens in completions."""
         self._in, self._out = endpoints["in"], endpoints["out"]
         self._fill()
         for _ in range(2):
-            self._take()
+            self._out.queue(Request(self._sink, on_complete=self._again))
         try:
             await anyio.sleep_forever()
         finally:
             self._in = self._out = None
-            self._queued.clear()
 
     def setup(self, request: ControlRequest) -> Buffer | None:
         """Change the size of IN requests."""
@@ -64,27 +63,24 @@ class SourceSink(Function):
             return None
         self._size = request.setup.wValue * 64
         if self._in is not None:
-            queued, self._queued = self._queued, []
-            for old in queued:
+            for old in self._sources:
                 self._in.withdraw(old)
             self._fill()
         return b""
 
     def _fill(self) -> None:
-        for _ in range(self._DEPTH if self._size < 512 else 2):
-            self._give()
+        count = self._DEPTH if self._size < 512 else 2
+        self._sources = [
+            Request(self._source[: self._size], on_complete=self._again) for _ in range(count)
+        ]
+        if self._in is not None:
+            for request in self._sources:
+                self._in.queue(request)
 
-    def _give(self, done: Request | None = None) -> None:
-        if self._in is None or (done is not None and done.error is not None):
-            return
-        if done is not None:
-            self._queued.remove(done)
-        request = Request(self._source[: self._size], on_complete=self._give)
-        self._queued.append(self._in.queue(request))
-
-    def _take(self, done: Request | None = None) -> None:
-        if self._out is not None and (done is None or done.error is None):
-            self._out.queue(Request(self._sink, on_complete=self._take))
+    def _again(self, done: Request) -> None:
+        endpoint = self._out if done.sg.segments[0].obj is self._sink else self._in
+        if endpoint is not None and done.error is None:
+            endpoint.queue(done)
 
 
 async def main() -> None:

@@ -38,6 +38,7 @@ class Recorder:
         return Landing.private(urb)
 
     def submit(self, urb: Urb) -> None:
+        urb.payload = bytes(urb.payload)  # it is only lent
         self.urbs.append(urb)
 
     def unlink(self, seqnum: int) -> bool:

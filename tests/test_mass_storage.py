@@ -426,10 +426,10 @@ def test_host_that_sends_less_than_it_announced(disk: Disk) -> None:
 
 def test_bad_block_is_named_and_what_came_before_it_is_sent(tmp_path: Path) -> None:
     class Bad(FileLun):
-        def _pread_once(self, length: int, offset: int) -> bytes:
-            if offset <= 3 * 512 < offset + length:
+        def _preadv(self, buffer: bytearray | memoryview, offset: int) -> int:
+            if offset <= 3 * 512 < offset + len(buffer):
                 raise OSError(errno.EIO, "bad")
-            return super()._pread_once(length, offset)
+            return super()._preadv(buffer, offset)
 
     with Bad(tmp_path / "disk.img", create_size=MIB) as lun, plugged(lun) as disk:
         disk.attend()

@@ -367,12 +367,16 @@ def test_disable_gives_queued_requests_back() -> None:
     assert isinstance(request.error, EndpointDisabled)
 
 
-def test_a_request_is_queued_once() -> None:
+def test_a_request_is_queued_once_at_a_time_and_may_be_used_again() -> None:
     bench = in_bench()
-    request = bench.queue(b"once")
-    bench.urb(512)
-    with pytest.raises(LocalProtocolError, match="queued before"):
+    request = bench.queue(b"again")
+    with pytest.raises(LocalProtocolError, match="queued already"):
         bench.pipe.queue(request)
+    for _ in range(2):
+        assert received(bench.urb(512)) == b"again"
+        assert (request.done, request.actual) == (True, 5)
+        bench.pipe.queue(request)
+        assert (request.done, request.actual) == (False, 0)
 
 
 # --- invariants over random traffic ------------------------------------------------------------

@@ -100,8 +100,8 @@ class Request:
 
     ``sg`` holds the bytes to send, or the room for bytes to come. ``zero`` asks for a ZLP after
     an IN request that is a multiple of the maxpacket. After completion ``actual`` is the number
-    of bytes moved and ``error`` is None or the TransferError; until then ``done`` is False and
-    the memory belongs to the UDC.
+    of bytes moved and ``error`` is None or the TransferError; while it is ``queued`` the memory
+    belongs to the UDC. A request that is done may be queued again, from ``on_complete`` too.
 
     ``partial`` lets an OUT request complete at the end of any packet, not only of a short one:
     what a stream wants, whose sender never says where it stops (Linux's cdc-acm sends no ZLP).
@@ -109,7 +109,11 @@ class Request:
     cannot see the end of the host's transfer cuts such a request to one maxpacket.
     """
 
-    __slots__ = ("actual", "done", "error", "length", "on_complete", "partial", "sg", "zero")
+    # Class-level values stand until something is set; requests are made and reused on hot paths.
+    actual: int = 0
+    queued: bool = False
+    done: bool = False
+    error: TransferError | None = None
 
     def __init__(
         self,
@@ -124,21 +128,17 @@ class Request:
         self.zero = zero
         self.partial = partial
         self.on_complete = on_complete
-        self.actual = 0
-        self.done = False
-        self.error: TransferError | None = None
 
     def complete(self, error: TransferError | None = None) -> None:
-        """Called once by the UDC. Runs ``on_complete``, which may queue further requests."""
+        """Called once by the UDC for each time it was queued. Runs ``on_complete``."""
         self.error = error
+        self.queued = False
         self.done = True
-        on_complete = self.on_complete
-        if on_complete is not None:
-            self.on_complete = None
-            on_complete(self)
+        if self.on_complete is not None:
+            self.on_complete(self)
 
     def __repr__(self) -> str:
-        state = "pending" if not self.done else type(self.error).__name__ if self.error else "ok"
+        state = "queued" if self.queued else type(self.error).__name__ if self.error else "idle"
         return f"<Request {self.actual}/{self.length} {state}>"
 
 
@@ -163,7 +163,7 @@ class Endpoint(ABC):
         It completes when the host has moved its bytes, or at once with EndpointDisabled where
         the configuration is over; ``on_complete`` never runs before this call returns, but for
         that. On a halted endpoint it waits for the host to clear the halt. Raises
-        LocalProtocolError for a request that was used before.
+        LocalProtocolError for a request that is queued already.
         """
 
     @abstractmethod
@@ -318,9 +318,11 @@ class _Driver:
         """Run the generator until it waits for something that is not done yet."""
         if self.ended:
             return
-        outcome: object = request
-        error: BaseException | None = request.error if request is not None else None
-        self._step(outcome, error)
+        if request is None:
+            self._step(None, None)
+        else:
+            request.on_complete = None
+            self._step(request, request.error)
 
     def _step(self, outcome: object, error: BaseException | None) -> None:
         while True:

@@ -70,8 +70,11 @@ class Pipe:
 
     def queue(self, request: Request) -> None:
         """usb_ep_queue: the request completes now (disabled), or when the host moves its bytes."""
-        if request.done or request.actual:
-            raise LocalProtocolError(f"{request!r} was queued before; make a new Request")
+        if request.queued:
+            raise LocalProtocolError(f"{request!r} is queued already")
+        request.queued = True
+        request.done = False
+        request.actual = 0
         if not self.enabled:
             self._on_request(request, EndpointDisabled("the configuration is not selected"))
             return
@@ -205,7 +208,12 @@ class Pipe:
         if length:
             if not urb.landed:
                 start = urb.actual
-                request.sg.scatter(memoryview(urb.payload)[start : start + length], request.actual)
+                payload = (
+                    urb.payload
+                    if length == urb.length
+                    else (memoryview(urb.payload)[start : start + length])
+                )
+                request.sg.scatter(payload, request.actual)
             request.actual += length
             urb.actual += length
         if short:

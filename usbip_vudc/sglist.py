@@ -147,12 +147,15 @@ class SGList:
 
         Raises ValueError if it does not fit; nothing is then written.
         """
-        source = memoryview(data).cast("B")
-        if offset + len(source) > self.length:
-            raise ValueError(
-                f"{len(source)} bytes at offset {offset} do not fit in {self.length} bytes"
-            )
+        length = len(data)
+        if offset + length > self.length:
+            raise ValueError(f"{length} bytes at offset {offset} do not fit in {self.length} bytes")
+        segments = self.segments
+        if len(segments) == 1:
+            segments[0][offset : offset + length] = data
+            return
+        source = memoryview(data)
         taken = 0
-        for piece in self.cut(offset, offset + len(source)):
+        for piece in self.cut(offset, offset + length):
             piece[:] = source[taken : taken + len(piece)]
             taken += len(piece)

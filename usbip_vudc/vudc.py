@@ -229,6 +229,8 @@ class UserspaceUDC(UDC):
 
     def _keep(self, urb: Urb, pipe: Pipe) -> None:
         """Remember a pending URB, within what one host may make us hold."""
+        if isinstance(urb.payload, memoryview):
+            urb.payload = bytes(urb.payload)  # it was only lent
         self._held += len(urb.payload)
         if len(self._pending) >= _MAX_PENDING or self._held > _MAX_HELD:
             raise RemoteProtocolError(

@@ -140,7 +140,7 @@ class Lun(ABC):
 
     @abstractmethod
     def read(self, offset: int, length: int) -> Buffer:
-        """``length`` bytes from byte ``offset``, unchanged until they are sent.
+        """``length`` bytes from byte ``offset``, unchanged until the second read after this.
 
         Fewer, in whole blocks, where the block behind them cannot be read.
         """

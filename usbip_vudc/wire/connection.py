@@ -48,6 +48,9 @@ MAX_ISO_PACKETS: Final = 1024
 
 _RECEIVE_SIZE: Final = 64 << 10
 _NO_SETUP: Final = bytes(SetupPacket.SIZE)
+_BORROWED: Final = 4096
+"""OUT payloads up to here are handed on where they arrived; a landing costs more than a copy."""
+
 _INLINE: Final = 256
 """Payloads up to here join their header; larger ones go out as views of their own, uncopied."""
 
@@ -135,7 +138,7 @@ class UrbSink(Protocol):
         """Where the payload of this OUT URB should be received."""
 
     def submit(self, urb: Urb) -> None:
-        """A URB has arrived whole."""
+        """A URB has arrived whole. Its payload is lent for the call: copy it to keep it."""
 
     def unlink(self, seqnum: int) -> bool:
         """Forget a pending URB; False where it is not pending (unknown or completed)."""
@@ -187,9 +190,15 @@ class DeviceConnection(Connection):
                 if not self._receive_iso(urb, packets):
                     self._arriving = urb
                     return
-            elif length and not direction and not self._receive(self._sink.landing(urb)):
-                self._arriving = urb
-                return
+            elif length and not direction:
+                start = self._start
+                if length <= _BORROWED and length <= self._end - start:
+                    # Lent, not given: the sink copies what it keeps.
+                    urb.payload = self._view[start : start + length]
+                    self._start = start + length
+                elif not self._receive(self._sink.landing(urb)):
+                    self._arriving = urb
+                    return
             submit(urb)
 
     def _receive_iso(self, urb: Urb, packets: int) -> bool:
