@@ -103,10 +103,10 @@ def _disk(server: ServerProcess) -> str:
     return "disk" if "disk" in server.busids else "storage"
 
 
-def loopback_limit(cpu: int, seconds: float) -> float:
+def loopback_limit(cpus: set[int], seconds: float) -> float:
     """MB/s of 1 MiB blocks over TCP on loopback, sender and receiver on one CPU."""
     command = [sys.executable, "-m", "bench.loopback"]
-    with started("loopback", command, cpu=cpu) as server:
+    with started("loopback", command, cpus=cpus) as server:
         rates = []
         with socket.create_connection(("127.0.0.1", server.port)) as sock:
             buffer = bytearray(MIB)
@@ -119,13 +119,13 @@ def loopback_limit(cpu: int, seconds: float) -> float:
         return statistics.median(rates)
 
 
-def memory_in_use(cpu: int, folder: Path) -> int:
+def memory_in_use(cpus: set[int], folder: Path) -> int:
     """Peak resident bytes of a server whose 1 GiB sparse disk has been read from end to end."""
     image = folder / "sparse.img"
     with image.open("wb") as file:
         file.truncate(SPARSE_SIZE)
     command = [sys.executable, "-m", "bench.ours", "--image", str(image)]
-    with started("ours", command, cpu=cpu, devices=2) as server:
+    with started("ours", command, cpus=cpus, devices=2) as server:
         import usb.core
         import usb.util
 
@@ -163,7 +163,7 @@ def show(console: Console, results: Sequence[Result]) -> None:
             _number(result.cpu("rival")),
         )
     console.print(table)
-    console.print("CPU: us of server CPU time a URB. Server and host share one CPU.")
+    console.print("CPU: us of server CPU time a URB.")
 
 
 def _number(value: float | None) -> str:
@@ -176,26 +176,31 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="runs of each case on each server")
     parser.add_argument("--seconds", type=float, default=0.25, help="length of one run")
     parser.add_argument("--only", default="", help="only cases whose name contains this")
-    parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--unpinned", action="store_true", help="let server and host use all CPUs")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--no-rival", action="store_true", help="measure our server alone")
     arguments = parser.parse_args()
     console = Console()
-    os.sched_setaffinity(0, {arguments.cpu})
+    if not console.is_terminal:
+        console = Console(width=100)
+    cpus = os.sched_getaffinity(0) if arguments.unpinned else {max(os.sched_getaffinity(0))}
+    os.sched_setaffinity(0, cpus)
     results = [Result(case) for case in CASES if arguments.only in case.name]
     shared = Path("/dev/shm")
     with ExitStack() as stack:
         parent = shared if os.access(shared, os.W_OK) else None
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=parent)))
-        servers = _start(stack, folder, arguments.cpu, rival=not arguments.no_rival)
-        limit = loopback_limit(arguments.cpu, arguments.seconds)
+        servers = _start(stack, folder, cpus, rival=not arguments.no_rival)
+        limit = loopback_limit(cpus, arguments.seconds)
         rounds = [(r, server) for _ in range(arguments.rounds) for r in results
                   for server in servers]  # fmt: skip
         for result, server in track(rounds, "measuring", console=console, transient=True):
             sample = run(result.case, server, arguments.seconds)
             result.samples[server.name].append(sample)
-        memory = memory_in_use(arguments.cpu, folder)
+        memory = memory_in_use(cpus, folder)
     show(console, results)
+    shared_cpu = "all CPUs" if arguments.unpinned else "one CPU"
+    console.print(f"server and host shared {shared_cpu}")
     console.print(f"loopback limit, 1 MiB blocks one way: {limit:.0f} MB/s")
     console.print(
         f"server memory with a 1 GiB sparse disk read through: {memory / MIB:.1f} MiB "
@@ -214,7 +219,7 @@ def main() -> int:
     return 0
 
 
-def _start(stack: ExitStack, folder: Path, cpu: int, *, rival: bool) -> list[ServerProcess]:
+def _start(stack: ExitStack, folder: Path, cpus: set[int], *, rival: bool) -> list[ServerProcess]:
     servers = []
     pythons = {"ours": sys.executable, "rival": rival_python() if rival else None}
     commands = {"ours": ["-m", "bench.ours"], "rival": ["bench/rival.py", "--tcp-port", "0"]}
@@ -224,7 +229,7 @@ def _start(stack: ExitStack, folder: Path, cpu: int, *, rival: bool) -> list[Ser
         image = folder / f"{name}.img"
         image.write_bytes(bytes(IMAGE_SIZE))
         command = [python, *commands[name], "--image", str(image)]
-        servers.append(stack.enter_context(started(name, command, cpu=cpu, devices=2)))
+        servers.append(stack.enter_context(started(name, command, cpus=cpus, devices=2)))
     if rival and len(servers) == 1:
         print("the rival could not be installed; its columns stay empty", file=sys.stderr)
     return servers

@@ -50,7 +50,7 @@ class SourceSink(Function):
         """Keep both endpoints supplied; everything happens in completions."""
         self._in, self._out = endpoints["in"], endpoints["out"]
         self._fill()
-        for _ in range(2):
+        for _ in range(self._DEPTH):  # all into one buffer: nobody looks at it
             self._out.queue(Request(self._sink, on_complete=self._again))
         try:
             await anyio.sleep_forever()

@@ -46,14 +46,14 @@ class ServerProcess:
 
 @contextmanager
 def started(
-    name: str, command: Sequence[str], *, cpu: int, devices: int = 0
+    name: str, command: Sequence[str], *, cpus: set[int], devices: int = 0
 ) -> Iterator[ServerProcess]:
-    """Run a server on one CPU while the context lasts."""
+    """Run a server on these CPUs while the context lasts."""
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+        preexec_fn=lambda: os.sched_setaffinity(0, cpus),
     )
     try:
         yield ServerProcess(name, process, devices)

@@ -36,6 +36,9 @@ _LOOKS: Final = 20
 so lock-step traffic (one URB at a time, as usb-storage) runs 2 to 3 times as fast this way. With
 one CPU for both ends it only keeps the peer from running (40 against 27 us a round trip)."""
 
+_LOW_WATER: Final = 128 << 10
+"""Bytes. While more than half of this is awaited, a wake-up for less would be for little."""
+
 _QUICK_PEER: Final = 100e-6
 """Seconds. Looking again only pays for a peer that last answered within this time."""
 
@@ -92,6 +95,7 @@ class Cable:
         self._looks = 0
         self._most_looks = _LOOKS if looks_pay() else 0
         self._slept_at = 0.0
+        self._low_water = 1
         self._closed = False
         self._over = anyio.Event()
         self._writable = anyio.Event()
@@ -231,6 +235,7 @@ class Cable:
                     count = sock.recvmsg_into(buffers[:_MAX_IOVECS])[0]
             except BlockingIOError:
                 if not looks:
+                    self._wake_at(connection.awaited)
                     self._slept_at = time.monotonic()
                     return False
                 looks -= 1
@@ -252,6 +257,13 @@ class Cable:
                 return True
             buffers = connection.get_buffers()
             looks = self._looks
+
+    def _wake_at(self, awaited: int) -> None:
+        """Sleep through the small pieces that a large payload comes in."""
+        low_water = min(awaited, _LOW_WATER) if awaited > _LOW_WATER // 2 else 1
+        if low_water != self._low_water:
+            self._low_water = low_water
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water)
 
     def _end(self, error: Exception | None) -> None:
         if not self._closed:

@@ -101,6 +101,12 @@ class Connection(ABC):
         self._end = rest
 
     @property
+    def awaited(self) -> int:
+        """Bytes of a payload that are still to come, 0 between PDUs."""
+        landing = self._landing
+        return landing.length - landing.received if landing is not None else 0
+
+    @property
     def at_boundary(self) -> bool:
         """Whether the stream may end here: no PDU is half received."""
         return self._landing is None and self._end == 0
