@@ -390,6 +390,16 @@ async def test_second_import_is_refused_as_busy_and_unknown_busid_as_such() -> N
         assert caught.value.status == OpStatus.NODEV
 
 
+async def test_a_host_that_closes_may_come_back_at_once() -> None:
+    def come_and_go(port: int) -> None:
+        for _ in range(20):
+            sock, _ = import_device("127.0.0.1", port, "1-1")
+            sock.close()
+
+    async with served(UserspaceUDC(gadget(Scripted(echo)), speed=Speed.HIGH)) as port:
+        await anyio.to_thread.run_sync(come_and_go, port)
+
+
 NONSENSE = [
     (b"GET / HTTP/1.1\r\n\r\n", "USB/IP version 0x4745"),
     (OpHeader(0x8009).pack(), "operation 0x8009"),

@@ -126,6 +126,15 @@ class Cable:
         """End `run` soon, without an error."""
         self._end(None)
 
+    def peer_has_left(self) -> bool:
+        """Whether the end of the stream is the next thing to be received."""
+        try:
+            return not self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def kick(self) -> None:
         """Something was put into ``outgoing``: send it once whoever put it there is done.
 

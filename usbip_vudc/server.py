@@ -43,7 +43,7 @@ _HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds that a peer may take to say what it wants."""
 
 _RELEASE_GRACE: Final = 0.1
-"""Seconds that an import waits for a host that has just left; its FIN may still be unread."""
+"""Seconds that an import waits for a host whose FIN may still be on its way."""
 
 _MAX_HANDSHAKES: Final = 64
 _BUSNUM: Final = 1
@@ -170,8 +170,12 @@ class Server:
         if export is None:
             status = OpStatus.NODEV
         else:
+            # A host that closed and comes back at once may be served before its end was seen.
             with anyio.move_on_after(_RELEASE_GRACE):
                 await export.udc.wait_unplugged()
+            if export.udc.host_has_left():
+                with anyio.move_on_after(_HANDSHAKE_TIMEOUT / 2):
+                    await export.udc.wait_unplugged()
             if export.udc.plugged:
                 status = OpStatus.DEV_BUSY
         if status != OpStatus.OK:

@@ -141,6 +141,10 @@ class UserspaceUDC(UDC):
         while self.plugged:
             await self._unplugged.wait()
 
+    def host_has_left(self) -> bool:
+        """Whether the host has closed its end, though we have not acted on it yet."""
+        return self._cable is not None and self._cable.peer_has_left()
+
     async def plug(self, sock: socket.socket, greeting: bytes = b"") -> None:
         """Be a device on this non-blocking stream socket until the host leaves or `unplug`.
 

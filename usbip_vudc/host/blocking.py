@@ -41,6 +41,13 @@ _QUICK_DEVICE: Final = 200e-6
 _MAX_IOVECS: Final = 512
 
 
+class _Socket(socket.socket):
+    """Closes itself without a ResourceWarning: pyusb leaves that to the garbage collector."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class BlockingHost:
     """Imports a device and submits URBs to it. All methods may be called from any thread.
 
@@ -48,18 +55,19 @@ class BlockingHost:
     """
 
     def __init__(self, host: str, port: int, busid: str, *, timeout: float = 10.0) -> None:
-        self._sock, self.device = import_device(host, port, busid, timeout=timeout)
-        self._setup()
+        sock, self.device = import_device(host, port, busid, timeout=timeout)
+        self._setup(sock)
 
     @classmethod
     def on_socket(cls, sock: socket.socket, device: UsbDevice) -> Self:
         """Wrap a socket over which the device has been imported already."""
         self = cls.__new__(cls)
-        self._sock, self.device = sock, device
-        self._setup()
+        self.device = device
+        self._setup(sock)
         return self
 
-    def _setup(self) -> None:
+    def _setup(self, sock: socket.socket) -> None:
+        self._sock = _Socket(fileno=sock.detach())
         set_options(self._sock)
         self._connection = HostConnection(self.device.devid)
         self._sending = threading.RLock()
