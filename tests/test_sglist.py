@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usbip_vudc.errors import SchemeError
-from usbip_vudc.sglist import SGList, format_layout, parse_layout
+from usbip_vudc.sglist import Buffer, SGList, drop_front, format_layout, parse_layout
 
 
 def test_the_layout_of_the_thread() -> None:
@@ -59,3 +59,12 @@ def test_scatter_writes_through_to_the_buffer() -> None:
     assert buffer == b"\0\0abcdef\0\0"
     with pytest.raises(ValueError, match="do not fit"):
         sg.scatter(b"xxx", 8)
+
+
+@given(st.lists(st.binary(max_size=9), max_size=6), st.data())
+def test_drop_front_leaves_the_rest(buffers: list[bytes], data: st.DataObject) -> None:
+    whole = b"".join(buffers)
+    count = data.draw(st.integers(0, len(whole)))
+    rest: list[Buffer] = list(buffers)
+    drop_front(rest, count)
+    assert b"".join(rest) == whole[count:]

@@ -449,6 +449,23 @@ async def test_a_bad_pdu_ends_its_import_with_a_named_reason(
             assert len(await host.control(DEVICE_DESCRIPTOR)) == 18
 
 
+async def test_a_bug_of_ours_ends_one_connection_only(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(_urb: object) -> None:
+        raise ZeroDivisionError("a bug of the controller")
+
+    udcs = [UserspaceUDC(gadget(Scripted(echo)), speed=Speed.HIGH) for _ in range(2)]
+    monkeypatch.setattr(udcs[0], "_control", bug)
+    async with served(*udcs) as port, Host.connect("127.0.0.1", port, "1-2") as other:
+        async with Host.connect("127.0.0.1", port, "1-1") as host:
+            with pytest.raises(DeviceGone):
+                await host.control(DEVICE_DESCRIPTOR)
+        await logged(caplog, "closed by a bug of ours")
+        assert "a bug of the controller" in caplog.text
+        assert len(await other.control(DEVICE_DESCRIPTOR)) == 18
+
+
 async def test_seqnum_in_use_twice_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     def misbehave(port: int) -> None:
         sock, _ = import_device("127.0.0.1", port, "1-1")

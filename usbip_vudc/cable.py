@@ -21,6 +21,7 @@ import anyio.abc
 import anyio.lowlevel
 
 from usbip_vudc.errors import RemoteProtocolError
+from usbip_vudc.sglist import drop_front
 from usbip_vudc.wire.connection import Connection
 
 __all__ = ("Cable", "looks_pay", "set_options")
@@ -152,15 +153,18 @@ class Cable:
     def _flush_kicked(self) -> None:
         self._kicked = False
         if not self._closed:
-            try:
-                self._flush()
-            except OSError as error:
-                self._end(error)
+            self._flush_or_end()
 
     async def _flush_later(self) -> None:
         self._flush_kicked()
 
     # --- sending -------------------------------------------------------------------------------
+
+    def _flush_or_end(self) -> None:
+        try:
+            self._flush()
+        except Exception as error:
+            self._end(error)
 
     def _flush(self) -> None:
         """Send all that can leave now, and call who waits for it. Reading stops while it cannot."""
@@ -196,15 +200,7 @@ class Cable:
                     count = self._sock.sendmsg(outgoing[:_MAX_IOVECS])
             except BlockingIOError:
                 return False
-            done = 0
-            for buffer in outgoing:
-                if count < len(buffer):
-                    break
-                count -= len(buffer)
-                done += 1
-            del outgoing[:done]
-            if count:
-                outgoing[0] = memoryview(outgoing[0])[count:]
+            drop_front(outgoing, count)
         return True
 
     # --- receiving -----------------------------------------------------------------------------
@@ -224,7 +220,7 @@ class Cable:
         self._in_turn = True
         try:
             return self._receive_all()
-        except (OSError, RemoteProtocolError) as error:
+        except Exception as error:  # our own bugs too: a connection must not go deaf
             self._end(error)
             return False
         finally:
@@ -322,10 +318,7 @@ class Cable:
 
     def _unblock(self) -> None:
         self._blocked = False
-        try:
-            self._flush()
-        except OSError as error:
-            self._end(error)
+        self._flush_or_end()
 
     # --- trio ----------------------------------------------------------------------------------
 

@@ -147,6 +147,8 @@ class Server:
             log.warning("%s: closed: %s", _where(peer, export), error)
         except OSError as error:
             log.info("%s: lost: %s", _where(peer, export), error)
+        except Exception:
+            log.exception("%s: closed by a bug of ours; please report it", _where(peer, export))
         finally:
             sock.close()
 

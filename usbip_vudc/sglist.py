@@ -13,7 +13,7 @@ from typing import Final
 
 from usbip_vudc.errors import SchemeError
 
-__all__ = ("Buffer", "SGList", "format_layout", "parse_layout")
+__all__ = ("Buffer", "SGList", "drop_front", "format_layout", "parse_layout")
 
 Buffer = bytes | bytearray | memoryview
 
@@ -62,6 +62,19 @@ def format_layout(lengths: Iterable[int]) -> str:
         else:
             terms.append((1, length))
     return "+".join(str(length) if n == 1 else f"{n}x{length}" for n, length in terms)
+
+
+def drop_front(buffers: list[Buffer], length: int) -> None:
+    """Take ``length`` bytes from the front of a list of buffers, which a sendmsg has sent."""
+    done = 0
+    for buffer in buffers:
+        if length < len(buffer):
+            break
+        length -= len(buffer)
+        done += 1
+    del buffers[:done]
+    if length:
+        buffers[0] = memoryview(buffers[0])[length:]
 
 
 class SGList:

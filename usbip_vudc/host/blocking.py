@@ -21,7 +21,7 @@ from usbip_vudc.errors import RemoteProtocolError
 from usbip_vudc.host import sg as sg_rule
 from usbip_vudc.host.handshake import import_device
 from usbip_vudc.host.outcome import result_of
-from usbip_vudc.sglist import Buffer, SGList
+from usbip_vudc.sglist import Buffer, SGList, drop_front
 from usbip_vudc.urb import HostUrb
 from usbip_vudc.usb.ch9 import Direction, SetupPacket
 from usbip_vudc.wire.connection import HostConnection
@@ -280,15 +280,7 @@ class BlockingHost:
             except OSError:
                 self._lose(-errno.ENODEV)
                 return
-            done = 0
-            for buffer in outgoing:
-                if count < len(buffer):
-                    break
-                count -= len(buffer)
-                done += 1
-            del outgoing[:done]
-            if count:
-                outgoing[0] = memoryview(outgoing[0])[count:]
+            drop_front(outgoing, count)
 
     def _wait_to_send(self) -> None:
         """The socket is full. The device may wait for us to read before it reads, so read."""
