@@ -24,6 +24,7 @@ from rich.table import Table
 from bench.cases import CASES, MIB, Case, Lane
 from bench.processes import ServerProcess, rival_python, started
 from usbip_vudc.host.storage import UsbStorage
+from usbip_vudc.memory import page_aligned
 from usbip_vudc.pyusb_backend import get_backend
 
 IMAGE_SIZE = 64 * MIB
@@ -109,7 +110,7 @@ def loopback_limit(cpus: set[int], seconds: float) -> float:
     with started("loopback", command, cpus=cpus) as server:
         rates = []
         with socket.create_connection(("127.0.0.1", server.port)) as sock:
-            buffer = bytearray(MIB)
+            buffer = page_aligned(MIB)
             for _ in range(5):
                 received = 0
                 began = time.perf_counter()
@@ -132,7 +133,7 @@ def memory_in_use(cpus: set[int], folder: Path) -> int:
         device = usb.core.find(backend=get_backend("127.0.0.1", server.port), idProduct=0xA4A5)
         disk = UsbStorage(device)
         disk.wait_ready()
-        buffer = bytearray(MIB)
+        buffer = page_aligned(MIB)
         for lba in range(0, SPARSE_SIZE // 512, MIB // 512):
             disk.read_into(lba, buffer)
             if lba % (64 * MIB // 512) == 0:

@@ -11,6 +11,7 @@ import struct
 from typing import Final
 
 from usbip_vudc.host.handshake import import_device
+from usbip_vudc.memory import page_aligned
 from usbip_vudc.usb.ch9 import Direction, SetupPacket
 from usbip_vudc.wire.pdu import HEADER_SIZE, CmdSubmit
 
@@ -56,7 +57,7 @@ class Exchange:
         depth: int = 1,
     ) -> None:
         is_in = bool((setup.bmRequestType if setup is not None else endpoint) & Direction.IN)
-        self.data = memoryview(bytearray(size))
+        self.data = page_aligned(size)
         self._sock = bare.sock
         self._payload = () if is_in else (self.data,)
         self._reply = HEADER_SIZE + (size if is_in else 0)
@@ -79,7 +80,7 @@ class Exchange:
         self._partial = 0
         self._header = bytearray(HEADER_SIZE)
         self._header_view = memoryview(self._header)
-        self._buffer = memoryview(bytearray(self._reply * depth))
+        self._buffer = page_aligned(self._reply * depth)
 
     def step(self) -> int:
         """Keep the depth in flight and wait for at least one reply; how many came."""

@@ -19,6 +19,7 @@ from usbip_vudc.function import (
     Request,
 )
 from usbip_vudc.gadget import Config, Gadget
+from usbip_vudc.memory import page_aligned
 from usbip_vudc.registry import GadgetOptions, load_gadget
 from usbip_vudc.server import Server
 from usbip_vudc.sglist import Buffer
@@ -39,8 +40,8 @@ class SourceSink(Function):
         pair = (EndpointSpec.bulk_out("out"), EndpointSpec.bulk_in("in"))
         alternates = (AltSetting(endpoints=pair),)
         self.interfaces = (InterfaceSpec(role="x", bInterfaceClass=0xFF, alternates=alternates),)
-        self._source = memoryview(bytearray(1 << 20))
-        self._sink = bytearray(1 << 20)
+        self._source, self._sink = page_aligned(1 << 20), page_aligned(1 << 20)
+        self._source[:] = bytes(1 << 20)  # touched, so that it is memory and not the zero page
         self._size = 1 << 20
         self._in: Endpoint | None = None
         self._out: Endpoint | None = None
@@ -78,7 +79,7 @@ class SourceSink(Function):
                 self._in.queue(request)
 
     def _again(self, done: Request) -> None:
-        endpoint = self._out if done.sg.segments[0].obj is self._sink else self._in
+        endpoint = self._out if done.sg.segments[0].obj is self._sink.obj else self._in
         if endpoint is not None and done.error is None:
             endpoint.queue(done)
 

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: a room may import itself and what stands before it.
 ROOMS = (
     "usbip_vudc.errors",
+    "usbip_vudc.memory",
     "usbip_vudc.usb",
     "usbip_vudc.sglist",
     "usbip_vudc.urb",
@@ -37,6 +38,7 @@ ROOMS = (
 # What devices do stands on the words, the seam and the model alone.
 GADGETS_STAND_ON = {
     "usbip_vudc.errors",
+    "usbip_vudc.memory",
     "usbip_vudc.usb",
     "usbip_vudc.sglist",
     "usbip_vudc.function",

@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from usbip_vudc.memory import page_aligned
 from usbip_vudc.sglist import Buffer, SGList
 from usbip_vudc.usb.ch9 import Direction, SetupPacket
 
@@ -90,9 +91,9 @@ class Landing:
     @classmethod
     def private(cls, urb: Urb) -> Landing:
         """A landing in memory of our own, for an OUT URB that no request waits for yet."""
-        buffer = bytearray(urb.length)
+        buffer = page_aligned(urb.length)
         urb.payload = buffer
-        return cls([memoryview(buffer)], urb.length, urb)
+        return cls([buffer], urb.length, urb)
 
     def remaining(self) -> list[memoryview]:
         """The views that the rest of the payload goes to, in order."""
@@ -123,9 +124,9 @@ class Landing:
     def evict(self) -> None:
         """Leave the request's memory: keep what has come so far, receive the rest in ours."""
         moved = b"".join(self.target)[: self.received]
-        buffer = bytearray(self.length)
+        buffer = page_aligned(self.length)
         buffer[: len(moved)] = moved
-        self.target = [memoryview(buffer)]
+        self.target = [buffer]
         if self.urb is not None:
             self.urb.payload = buffer
             self.urb.landed = False

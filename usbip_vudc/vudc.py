@@ -37,7 +37,7 @@ from usbip_vudc.usb.ch9 import (
     StandardRequest,
     TransferType,
 )
-from usbip_vudc.wire.connection import DeviceConnection
+from usbip_vudc.wire.connection import MAX_LENT, DeviceConnection
 
 if TYPE_CHECKING:
     import socket
@@ -233,8 +233,8 @@ class UserspaceUDC(UDC):
 
     def _keep(self, urb: Urb, pipe: Pipe) -> None:
         """Remember a pending URB, within what one host may make us hold."""
-        if isinstance(urb.payload, memoryview):
-            urb.payload = bytes(urb.payload)  # it was only lent
+        if len(urb.payload) <= MAX_LENT:
+            urb.payload = bytes(urb.payload)  # it may only be lent
         self._held += len(urb.payload)
         if len(self._pending) >= _MAX_PENDING or self._held > _MAX_HELD:
             raise RemoteProtocolError(

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from usbip_vudc.function import Endpoint, Request
+from usbip_vudc.memory import page_aligned
 from usbip_vudc.sglist import SGList
 
 __all__ = ("RING_SLOTS", "SLOT_SIZE", "Receiver", "Transmitter")
@@ -50,7 +51,7 @@ class Receiver:
         self._endpoint = endpoint
         self._arrived = arrived
         self._slots = slots
-        self._memory = memoryview(bytearray(slots * size))
+        self._memory = page_aligned(slots * size)
         self._rooms = [SGList(self._memory[i * size : (i + 1) * size]) for i in range(slots)]
         self._requests: list[Request] = []
         self._stopped = False

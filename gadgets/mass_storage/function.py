@@ -22,6 +22,7 @@ from usbip_vudc.function import (
     InterfaceSpec,
     converse,
 )
+from usbip_vudc.memory import page_aligned
 from usbip_vudc.sglist import Buffer
 from usbip_vudc.usb.bot import (
     BULK_ONLY,
@@ -74,7 +75,7 @@ class MassStorageFunction(Function):
         self.refused = 0
         self._target = Target(self.luns)
         self._transport: Transport | None = None
-        self._buffer = memoryview(bytearray(PIECE))
+        self._buffer = page_aligned(PIECE)
         for lun in self.luns:
             if on_event is not None:
                 lun.on_event = on_event

@@ -22,6 +22,7 @@ from typing import Final, Self
 
 from gadgets.mass_storage.unit import Lun
 from usbip_vudc.errors import SchemeError
+from usbip_vudc.memory import page_aligned
 from usbip_vudc.sglist import Buffer
 
 __all__ = ("FileLun", "Lun", "RamLun")
@@ -63,7 +64,7 @@ class FileLun(Lun):
         serial: str = "",
     ) -> None:
         self._fd = -1  # first, so that close() works after any failure
-        self._buffers = deque(bytearray(0) for _ in range(_BUFFERS))
+        self._buffers = deque(memoryview(b"") for _ in range(_BUFFERS))
         self.path = Path(path) if path is not None else None
         super().__init__(
             block_size=block_size,
@@ -108,10 +109,10 @@ class FileLun(Lun):
         if length < _OWN_BYTES:
             return self._read_into(bytearray(length), offset)
         if len(self._buffers[0]) < length:
-            self._buffers[0] = bytearray(length)
+            self._buffers[0] = page_aligned(length)
         buffer = self._buffers[0]
         self._buffers.rotate()
-        return self._read_into(memoryview(buffer)[:length], offset)
+        return self._read_into(buffer[:length], offset)
 
     def write(self, offset: int, data: memoryview) -> int:
         """Pwrite all of it, however many calls that takes."""
@@ -133,7 +134,7 @@ class FileLun(Lun):
     def verify(self, offset: int, length: int) -> int:
         """Pread all of it, in pieces."""
         done = 0
-        buffer = memoryview(bytearray(min(_VERIFY_SIZE, length)))
+        buffer = page_aligned(min(_VERIFY_SIZE, length))
         while done < length:
             size = min(len(buffer), length - done)
             count = len(self._read_into(buffer[:size], offset + done))

@@ -16,6 +16,7 @@ from rich.console import Console
 from usbip_vudc.demo.disk_image import FileSystem, FileSystemDamaged, some_files
 from usbip_vudc.errors import UsbipVudcError, errno_name
 from usbip_vudc.host.storage import UsbStorage
+from usbip_vudc.memory import page_aligned
 from usbip_vudc.pyusb_backend import get_backend
 from usbip_vudc.registry import GadgetOptions, load_gadget
 from usbip_vudc.report import Row, Stopwatch, progress
@@ -122,11 +123,11 @@ def _read_all(
     console: Console, disk: UsbStorage, what: str, size: int, block: int
 ) -> tuple[str, float]:
     digest = hashlib.sha256()
-    buffer = bytearray(_COMMAND)
+    buffer = page_aligned(_COMMAND)
     busy = 0.0
     with progress(console, what, size) as report:
         for offset in range(0, size, _COMMAND):
-            view = memoryview(buffer)[: min(_COMMAND, size - offset)]
+            view = buffer[: min(_COMMAND, size - offset)]
             watch = Stopwatch()
             disk.read_into(offset // block, view)
             busy += len(view) / watch.rate(len(view))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from usbip_vudc.errors import LocalProtocolError, RemoteProtocolError
+from usbip_vudc.memory import page_aligned
 from usbip_vudc.sglist import Buffer
 from usbip_vudc.urb import URB_DIR_IN, URB_DMA_MAP_SG, HostUrb, Landing, Urb
 from usbip_vudc.usb.ch9 import Direction, SetupPacket
@@ -33,6 +34,7 @@ from usbip_vudc.wire.pdu import (
 
 __all__ = (
     "MAX_ISO_PACKETS",
+    "MAX_LENT",
     "MAX_TRANSFER",
     "Connection",
     "DeviceConnection",
@@ -48,7 +50,7 @@ MAX_ISO_PACKETS: Final = 1024
 
 _RECEIVE_SIZE: Final = 64 << 10
 _NO_SETUP: Final = bytes(SetupPacket.SIZE)
-_BORROWED: Final = 4096
+MAX_LENT: Final = 4096
 """OUT payloads up to here are handed on where they arrived; a landing costs more than a copy."""
 
 _INLINE: Final = 256
@@ -65,8 +67,7 @@ class Connection(ABC):
     def __init__(self) -> None:
         self.outgoing: list[Buffer] = []
         self.when_sent: list[Callable[[], None]] = []
-        self._buffer = bytearray(_RECEIVE_SIZE)
-        self._view = memoryview(self._buffer)
+        self._view = page_aligned(_RECEIVE_SIZE)
         self._whole = (self._view,)
         self._start = 0
         self._end = 0
@@ -96,7 +97,7 @@ class Connection(ABC):
         rest = self._end - self._start
         if rest and self._start:
             # What is left is less than a header: keep it at the front.
-            self._buffer[:rest] = self._buffer[self._start : self._end]
+            self._view[:rest] = bytes(self._view[self._start : self._end])
         self._start = 0
         self._end = rest
 
@@ -178,7 +179,7 @@ class DeviceConnection(Connection):
         submit = self._sink.submit
         while self._end - self._start >= HEADER_SIZE:
             (command, seqnum, _devid, direction, ep, flags, length, start_frame, packets,
-             _interval, setup) = unpack(self._buffer, self._start)  # fmt: skip
+             _interval, setup) = unpack(self._view, self._start)  # fmt: skip
             if command != CMD_SUBMIT:
                 self._unlink(command)
                 continue
@@ -198,7 +199,7 @@ class DeviceConnection(Connection):
                     return
             elif length and not direction:
                 start = self._start
-                if length <= _BORROWED and length <= self._end - start:
+                if length <= MAX_LENT and length <= self._end - start:
                     # Lent, not given: the sink copies what it keeps.
                     urb.payload = self._view[start : start + length]
                     self._start = start + length
@@ -321,7 +322,7 @@ class HostConnection(Connection):
     def _parse(self) -> None:
         unpack = RET_SUBMIT_STRUCT.unpack_from
         while self._end - self._start >= HEADER_SIZE:
-            command, seqnum, _, _, _, status, actual, _, _, _ = unpack(self._buffer, self._start)
+            command, seqnum, _, _, _, status, actual, _, _, _ = unpack(self._view, self._start)
             if command != RET_SUBMIT:
                 self._ret_unlink(command)
                 continue
