@@ -239,6 +239,8 @@ class Cable:
                 else:
                     count = sock.recvmsg_into(buffers[:_MAX_IOVECS])[0]
             except BlockingIOError:
+                # Worth trying even on one CPU: a send often lets the peer run at once, and then
+                # the next URB is here already, nine times of ten.
                 if not looks:
                     self._wake_at(connection.awaited)
                     self._slept_at = time.monotonic()
