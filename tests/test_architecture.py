@@ -23,6 +23,7 @@ ROOMS = (
     "usbip_vudc.registry",
     "usbip_vudc.pipe",
     "usbip_vudc.standard_requests",
+    "usbip_vudc.lives",
     "usbip_vudc.cable",
     "usbip_vudc.vudc",
     "usbip_vudc.server",

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -18,13 +16,13 @@ import anyio.abc
 
 from usbip_vudc.cable import Cable
 from usbip_vudc.errors import (
-    EndpointDisabled,
     LocalProtocolError,
     RemoteProtocolError,
     TransferError,
 )
 from usbip_vudc.function import UDC, ControlRequest, Endpoint, Function, Request
 from usbip_vudc.gadget import EndpointSlot, Gadget, Layout
+from usbip_vudc.lives import Lives
 from usbip_vudc.pipe import Pipe
 from usbip_vudc.standard_requests import StandardRequests
 from usbip_vudc.urb import Landing, Urb
@@ -91,16 +89,6 @@ class _PipeEndpoint(Endpoint):
         self._udc.give_way()
 
 
-@dataclass(slots=True)
-class _Life:
-    """One run of a function, from SET_CONFIGURATION or SET_INTERFACE to the next."""
-
-    function: Function
-    addresses: tuple[int, ...]
-    scope: anyio.CancelScope | None = None
-    ended: bool = False
-
-
 class UserspaceUDC(UDC):
     """A controller for one gadget at one speed, which one host at a time may plug in.
 
@@ -118,15 +106,13 @@ class UserspaceUDC(UDC):
         self._layout: Layout | None = None
         self._alternates: dict[int, int] = {}
         self._pipes: dict[int, Pipe] = {}
-        self._lives: dict[Function, _Life] = {}
-        self._turns: dict[Function, anyio.Lock] = {}
+        self._lives = Lives(name, self.unplug)
         self._pending: dict[int, tuple[Urb, Pipe]] = {}
         self._descriptors: dict[bytes, memoryview] = {}
         self._debug = False
         self._held = 0
         self._connection: DeviceConnection | None = None
         self._cable: Cable | None = None
-        self._tasks: anyio.abc.TaskGroup | None = None
         self._unplugged = anyio.Event()
 
     # --- the cable -----------------------------------------------------------------------------
@@ -163,21 +149,21 @@ class UserspaceUDC(UDC):
         self._cable = Cable(sock, self._connection)
         failure: Exception | None = None
         try:
-            async with anyio.create_task_group() as self._tasks:
+            async with anyio.create_task_group() as tasks:
+                self._lives.open(tasks)
                 try:
                     await self._cable.run()
                 except Exception as error:
                     failure = error  # raised below, outside the group, so that it stays itself
                 finally:
                     self._bus_reset()
-                    self._tasks.cancel_scope.cancel()
+                    tasks.cancel_scope.cancel()
         finally:
             self._complete_leftovers()
             self._pending.clear()
-            self._lives.clear()
-            self._turns.clear()
+            self._lives.close()
             self._held = 0
-            self._connection = self._cable = self._tasks = None
+            self._connection = self._cable = None
             self._unplugged.set()
         if failure is not None:
             raise failure
@@ -353,7 +339,7 @@ class UserspaceUDC(UDC):
 
     def set_configuration(self, value: int) -> None:
         """End what runs, and start the functions of the new configuration."""
-        self._disable(tuple(self._lives))
+        self._disable(self._lives.functions)
         self._configuration = value
         self._alternates = {}
         self._layout = None
@@ -419,46 +405,18 @@ class UserspaceUDC(UDC):
                 )
                 self._pipes[slot.address] = pipe
                 endpoints[slot.spec.role] = _PipeEndpoint(self, slot, number, pipe)
-        life = _Life(function, tuple(e.address for e in endpoints.values()))
-        self._lives[function] = life
-        if self._tasks is not None:
-            lock = self._turns.setdefault(function, anyio.Lock())
-            self._tasks.start_soon(self._live, life, endpoints, lock)
-            self.give_way()
-
-    def _disable(self, functions: tuple[Function, ...]) -> None:
-        for function in functions:
-            life = self._lives[function]
-            if life.ended:
-                continue
-            life.ended = True
-            if life.scope is not None:
-                life.scope.cancel()
-            pipes = [self._pipes[address] for address in life.addresses]
-            for pipe in pipes:
-                pipe.disable()
-            for address in life.addresses:
-                del self._pipes[address]
+        self._lives.begin(function, endpoints)
         self.give_way()
 
-    async def _live(self, life: _Life, endpoints: Mapping[str, Endpoint], turn: anyio.Lock) -> None:
-        """Run a function once its last run has ended: a Lock is handed on in order."""
-        try:
-            async with turn:
-                if not life.ended:
-                    with anyio.CancelScope() as life.scope:
-                        await life.function.run(endpoints)
-        except* EndpointDisabled:
-            # It let its requests' end be its own.
-            if not life.ended:
-                self._crashed(life)
-        except* Exception:
-            self._crashed(life)
-
-    def _crashed(self, life: _Life) -> None:
-        log.exception("%s: function %s crashed", self.name, life.function.name)
-        if not life.ended:
-            self.unplug()
+    def _disable(self, functions: tuple[Function, ...]) -> None:
+        """End runs, and then what they had queued."""
+        addresses = [slot.address for _, slot in self._live_slots() if slot.function in functions]
+        for function in functions:
+            self._lives.end(function)
+        pipes = [self._pipes.pop(address) for address in addresses if address in self._pipes]
+        for pipe in pipes:
+            pipe.disable()
+        self.give_way()
 
 
 def _is_carried(slot: EndpointSlot) -> bool:

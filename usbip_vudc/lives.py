@@ -1,0 +1,91 @@
+"""Lives: runs the functions of a configuration, each for as long as the host wants it.
+
+A function that is started anew waits for the end of its last run; a Lock is handed on in order.
+It knows nothing of endpoints' pipes or of USB/IP.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import anyio
+import anyio.abc
+
+from usbip_vudc.errors import EndpointDisabled
+from usbip_vudc.function import Endpoint, Function
+
+__all__ = ("Lives",)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Life:
+    """One run of a function, from SET_CONFIGURATION or SET_INTERFACE to the next."""
+
+    function: Function
+    scope: anyio.CancelScope | None = None
+    ended: bool = False
+
+
+class Lives:
+    """The runs of one controller's functions; ``on_crash`` hears of a run that raised.
+
+    Without tasks (no host) nothing runs, but who is alive is still kept.
+    """
+
+    def __init__(self, name: str, on_crash: Callable[[], None]) -> None:
+        self._name = name
+        self._on_crash = on_crash
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._lives: dict[Function, _Life] = {}
+        self._turns: dict[Function, anyio.Lock] = {}
+
+    def open(self, tasks: anyio.abc.TaskGroup) -> None:
+        """A host has come: runs are tasks of this group."""
+        self._tasks = tasks
+
+    def close(self) -> None:
+        """The host has gone, and with it every run."""
+        self._tasks = None
+        self._lives.clear()
+        self._turns.clear()
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        """Those that live now."""
+        return tuple(life.function for life in self._lives.values() if not life.ended)
+
+    def begin(self, function: Function, endpoints: Mapping[str, Endpoint]) -> None:
+        """Run a function with these endpoints, once its last run is over."""
+        life = self._lives[function] = _Life(function)
+        if self._tasks is not None:
+            turn = self._turns.setdefault(function, anyio.Lock())
+            self._tasks.start_soon(self._run, life, endpoints, turn)
+
+    def end(self, function: Function) -> None:
+        """Cancel its run."""
+        life = self._lives[function]
+        life.ended = True
+        if life.scope is not None:
+            life.scope.cancel()
+
+    async def _run(self, life: _Life, endpoints: Mapping[str, Endpoint], turn: anyio.Lock) -> None:
+        try:
+            async with turn:
+                if not life.ended:
+                    with anyio.CancelScope() as life.scope:
+                        await life.function.run(endpoints)
+        except* EndpointDisabled:
+            # It let its requests' end be its own.
+            if not life.ended:
+                self._crashed(life)
+        except* Exception:
+            self._crashed(life)
+
+    def _crashed(self, life: _Life) -> None:
+        log.exception("%s: function %s crashed", self._name, life.function.name)
+        if not life.ended:
+            self._on_crash()
