@@ -36,6 +36,12 @@ class ServerProcess:
             total += int((task / "schedstat").read_text().split()[0])
         return total / 1e9
 
+    def kernel_share(self) -> tuple[int, int]:
+        """Clock ticks spent so far in the kernel, and in all."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        user, system = int(fields[11]), int(fields[12])
+        return system, user + system
+
     def peak_memory(self) -> int:
         """Bytes of VmHWM: resident memory at its highest."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
