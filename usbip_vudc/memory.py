@@ -20,4 +20,5 @@ def page_aligned(length: int) -> memoryview:
     """A writable buffer of ``length`` zero bytes, freed with the last view of it."""
     if length < _FLOOR:
         return memoryview(bytearray(length))
+    # Private: to read untouched pages of shared memory would allocate them.
     return memoryview(mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))

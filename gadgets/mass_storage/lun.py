@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
-import mmap
 import os
 import stat
 import zlib
@@ -230,8 +229,7 @@ class RamLun(Lun):
         if size <= 0:
             raise SchemeError(f"memory of {size} bytes: expected a positive size")
         self._set_size(size)
-        # Private, since reading untouched pages of shared memory allocates them.
-        self.memory = memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        self.memory = page_aligned(size)
 
     def read(self, offset: int, length: int) -> Buffer:
         """A view of the memory."""

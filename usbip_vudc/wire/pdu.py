@@ -47,7 +47,6 @@ RET_SUBMIT: Final = 3
 RET_UNLINK: Final = 4
 
 BUSID_SIZE: Final = 32
-PATH_SIZE: Final = 256
 
 
 class OpCode(IntEnum):
