@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from gadgets.acm.function import AcmFunction
-from gadgets.acm.profiles import Echo, Profile, Sink, Source
 from gadgets.mass_storage.function import MassStorageFunction
 from gadgets.mass_storage.lun import FileLun, Lun, RamLun
+from gadgets.serial.profiles import Echo, Profile, Sink, Source
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.gadget import Config, Gadget
 from usbip_vudc.registry import GadgetOptions

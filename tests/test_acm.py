@@ -20,8 +20,8 @@ from gadgets.acm.line import (
     LineCodingSet,
     LineEvent,
 )
-from gadgets.acm.packets import RING_SLOTS
-from gadgets.acm.profiles import Echo, Sink, Source, Stream, pattern
+from gadgets.serial.packets import RING_SLOTS
+from gadgets.serial.profiles import Echo, Sink, Source, Stream, pattern
 from tests.devices import gadget
 from usbip_vudc.errors import LocalProtocolError, SchemeError, UrbError
 from usbip_vudc.host.client import Host

@@ -20,7 +20,7 @@ from gadgets.acm.line import (
     LineEvent,
     LineState,
 )
-from gadgets.acm.packets import Receiver, Transmitter
+from gadgets.serial.packets import Receiver, Transmitter
 from tests.devices import gadget
 from usbip_vudc.errors import EndpointDisabled, RemoteProtocolError
 from usbip_vudc.function import Endpoint, Request

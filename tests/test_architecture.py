@@ -21,20 +21,40 @@ ROOMS = (
     "usbip_vudc.function",
     "usbip_vudc.gadget",
     "usbip_vudc.registry",
+    "usbip_vudc.scheme",
     "usbip_vudc.pipe",
     "usbip_vudc.standard_requests",
     "usbip_vudc.lives",
     "usbip_vudc.cable",
     "usbip_vudc.vudc",
+    "usbip_vudc.sysfs",
     "usbip_vudc.server",
     "usbip_vudc.serving",
+    "usbip_vudc.stub",
+    "usbip_vudc.kernel_export",
     "usbip_vudc.host",
     "usbip_vudc.pyusb_backend",
+    "usbip_vudc.vhci",
+    "usbip_vudc.lab",
     "usbip_vudc.report",
     "usbip_vudc.demo",
     "usbip_vudc.cli",
     "usbip_vudc.__main__",
 )
+
+# The kernel's UDCs stand on the words, the seam and the model; their commands on the apps too.
+CONFIGFS_STANDS_ON = {
+    "usbip_vudc.errors",
+    "usbip_vudc.memory",
+    "usbip_vudc.usb",
+    "usbip_vudc.sglist",
+    "usbip_vudc.function",
+    "usbip_vudc.gadget",
+    "usbip_vudc.registry",
+    "usbip_vudc.scheme",
+    "usbip_vudc.lives",
+    "usbip_vudc.sysfs",
+}
 
 # What devices do stands on the words, the seam and the model alone.
 GADGETS_STAND_ON = {
@@ -96,6 +116,7 @@ def room_of(module: str) -> str | None:
 
 OURS = dict(modules("usbip_vudc"))
 GADGETS = dict(modules("gadgets"))
+CONFIGFS = dict(modules("configfs"))
 
 
 @pytest.mark.parametrize("module", [m for m in OURS if m != "usbip_vudc"])
@@ -116,6 +137,16 @@ def test_gadgets_stand_on_seam_model_and_words(module: str) -> None:
         assert room is None or room in GADGETS_STAND_ON, f"{module} imports {imported}"
 
 
+@pytest.mark.parametrize("module", CONFIGFS)
+def test_configfs_stands_on_seam_model_and_words(module: str) -> None:
+    for imported in CONFIGFS[module]:
+        room = room_of(imported)
+        assert room is None or room in CONFIGFS_STANDS_ON or module.startswith("configfs.cli"), (
+            f"{module} imports {imported}"
+        )
+        assert not imported.startswith("gadgets"), f"{module} imports {imported}"
+
+
 def test_the_two_gadgets_do_not_know_each_other() -> None:
     for module, imported in GADGETS.items():
         for own, other in (("gadgets.acm", "gadgets.mass_storage"),
@@ -134,7 +165,7 @@ def test_pure_rooms_do_no_io(room: str) -> None:
 
 
 def test_every_public_module_says_what_it_offers() -> None:
-    for package in ("usbip_vudc", "gadgets"):
+    for package in ("usbip_vudc", "gadgets", "configfs"):
         for path in (ROOT / package).rglob("*.py"):
             tree = ast.parse(path.read_text())
             assert ast.get_docstring(tree), f"{path} has no docstring"

@@ -14,7 +14,7 @@ import usb.util
 
 from gadgets.acm.descriptors import Union
 from gadgets.acm.function import AcmFunction
-from gadgets.acm.profiles import Echo
+from gadgets.serial.profiles import Echo
 from tests.devices import BULK_PAIR
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.function import AltSetting, Endpoint, EndpointSpec, Function, InterfaceSpec

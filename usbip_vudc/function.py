@@ -229,10 +229,16 @@ class Function(ABC):
     """What a device does. Written once; runs on every UDC.
 
     ``interfaces`` describes it by role. A Function belongs to one gadget at a time.
+
+    ``plain_interfaces`` describes the same function without class-specific descriptors, where
+    its host driver copes with that: for a controller that cannot send them (FunctionFS takes no
+    CS_INTERFACE descriptor). The roles of its endpoints are the same. None where there is no
+    such form.
     """
 
     name: ClassVar[str]
     interfaces: Sequence[InterfaceSpec]
+    plain_interfaces: Sequence[InterfaceSpec] | None = None
 
     @abstractmethod
     async def run(self, endpoints: Mapping[str, Endpoint]) -> None:

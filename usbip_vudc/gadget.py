@@ -7,6 +7,7 @@ strings for one speed. It holds no state of a bus and carries nothing: that is a
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -41,7 +42,17 @@ from usbip_vudc.usb.descriptors import (
     string_descriptor,
 )
 
-__all__ = ("Config", "Description", "EndpointSlot", "Gadget", "InterfaceSlot", "Layout", "Text")
+__all__ = (
+    "Config",
+    "Description",
+    "EndpointSlot",
+    "Gadget",
+    "InterfaceSlot",
+    "KernelFunction",
+    "Layout",
+    "OsDescriptors",
+    "Text",
+)
 
 Text = str | Mapping[int, str]
 """A string, or one for each language code (USB_LANGIDs: 0x0409 is English, United States)."""
@@ -51,13 +62,64 @@ _OTHER_SPEED: Final = {Speed.FULL: Speed.HIGH, Speed.HIGH: Speed.FULL}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KernelFunction:
+    """A function that the kernel implements (drivers/usb/gadget/function), by its configfs name.
+
+    ``driver`` and ``instance`` make the directory ``functions/DRIVER.INSTANCE``. ``attributes``
+    maps a path below it to what is written there, in order: ``stall``, ``lun.1/file``,
+    ``os_desc/interface.rndis/compatible_id``; bytes are written as they are (``report_desc``).
+    It runs on the kernel's UDCs only.
+    """
+
+    driver: str
+    instance: str = "0"
+    attributes: Mapping[str, str | bytes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in (("driver", self.driver), ("instance", self.instance)):
+            if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", value):
+                raise SchemeError(
+                    f"kernel function {self.driver}.{self.instance}: {name} {value!r}: expected "
+                    f"letters, digits, _, - and ."
+                )
+        for path in self.attributes:
+            if not all(part and part not in (".", "..") for part in path.split("/")):
+                raise SchemeError(
+                    f"kernel function {self.name}: attribute {path!r}: expected a path below "
+                    f"functions/{self.name}, such as lun.0/file"
+                )
+
+    @property
+    def name(self) -> str:
+        """The directory below ``functions/``."""
+        return f"{self.driver}.{self.instance}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OsDescriptors:
+    """Microsoft OS descriptors 1.0 of a device: the string at index 0xEE.
+
+    ``vendor_code`` is bMS_VendorCode; ``config`` is the number, from 1, of the configuration
+    that they speak of.
+    """
+
+    vendor_code: int
+    signature: str = "MSFT100"
+    config: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.vendor_code <= 0xFF:
+            raise SchemeError(f"os_descriptors: vendor_code {self.vendor_code}: expected 0 to 255")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One configuration: its functions, in the order of their interfaces.
 
     ``max_power_ma`` is in mA (0 to 510, and to 900 at SuperSpeed).
     """
 
-    functions: tuple[Function, ...]
+    functions: tuple[Function | KernelFunction, ...]
     name: Text = ""
     self_powered: bool = True
     remote_wakeup: bool = False
@@ -96,6 +158,7 @@ class Gadget:
     product: Text = ""
     serial: Text = ""
     max_speed: Speed = Speed.SUPER
+    os_descriptors: OsDescriptors | None = None
     configs: tuple[Config, ...]
 
     def __post_init__(self) -> None:
@@ -109,6 +172,12 @@ class Gadget:
             raise SchemeError(
                 f"gadget {self.name}: max_speed {self.max_speed.word}, expected one of "
                 f"{', '.join(s.word for s in _PHY_SPEEDS)}"
+            )
+        os_descriptors = self.os_descriptors
+        if os_descriptors is not None and not 1 <= os_descriptors.config <= len(self.configs):
+            raise SchemeError(
+                f"gadget {self.name}: os_descriptors: config {os_descriptors.config}: expected "
+                f"1 to {len(self.configs)}"
             )
 
     def describe(self, speed: Speed) -> Description:
@@ -217,6 +286,7 @@ class Layout:
 
     config: Config
     value: int
+    functions: tuple[Function, ...]
     interfaces: Mapping[int, InterfaceSlot]
     has_iad: bool
 
@@ -283,7 +353,14 @@ class _ConfigBuilder:
         iConfiguration = self.strings.index(self.config.name)
         has_iad = False
         head = b""
+        functions: list[Function] = []
         for function in self.config.functions:
+            if isinstance(function, KernelFunction):
+                raise SchemeError(
+                    f"function {function.name} is the kernel's own: it runs on a kernel UDC only "
+                    f"(usbip-vudc up)"
+                )
+            functions.append(function)
             iad = self._associate(function)
             has_iad = has_iad or bool(iad)
             head = self._place(iad, head)
@@ -296,7 +373,8 @@ class _ConfigBuilder:
             bMaxPower=min(math.ceil(self.config.max_power_ma / unit), 250),
         )
         configuration = Configuration(header, tuple(self.interfaces), head).with_counts()
-        return Layout(self.config, self.value, self.slots, has_iad), configuration
+        layout = Layout(self.config, self.value, tuple(functions), self.slots, has_iad)
+        return layout, configuration
 
     def _associate(self, function: Function) -> bytes:
         """An association where a function has several interfaces (USB 2.0 ECN, IAD)."""

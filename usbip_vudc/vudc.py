@@ -324,7 +324,7 @@ class UserspaceUDC(UDC):
                     request.endpoint = endpoint.spec.role
                     return endpoint.function.setup(request)
             return None
-        for function in self._layout.config.functions:
+        for function in self._layout.functions:
             answer = function.setup(request)
             if answer is not None:
                 return answer
@@ -346,7 +346,7 @@ class UserspaceUDC(UDC):
         if value:
             self._layout = self.description.layouts[value - 1]
             self._alternates = dict.fromkeys(self._layout.interfaces, 0)
-            for function in self._layout.config.functions:
+            for function in self._layout.functions:
                 self._enable(function)
 
     def alternate(self, interface: int) -> int | None:

@@ -25,7 +25,7 @@ from gadgets.acm.line import (
     LineState,
 )
 from gadgets.acm.notify import SerialStateNotifier
-from gadgets.acm.profiles import Echo, Profile
+from gadgets.serial.profiles import Echo, Profile
 from usbip_vudc.function import (
     AltSetting,
     ControlRequest,

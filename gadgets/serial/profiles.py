@@ -16,7 +16,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from gadgets.acm.packets import Receiver, Transmitter
+from gadgets.serial.packets import Receiver, Transmitter
 from usbip_vudc.errors import LocalProtocolError, SchemeError
 from usbip_vudc.function import Endpoint
 from usbip_vudc.sglist import Buffer

@@ -1,0 +1,1 @@
+"""Serial ports: where the bytes go (profiles) and how they travel (packets)."""
