@@ -20,6 +20,7 @@ __all__ = (
     "CallManagement",
     "FunctionalDescriptors",
     "Header",
+    "NoOtg",
     "Subtype",
     "Union",
     "parse_functional",
@@ -97,6 +98,19 @@ class Union:
     def pack(self, numbers: Mapping[str, int]) -> bytes:
         """Five bytes. Raises KeyError where the function has no interface of those roles."""
         return _pack(Subtype.UNION, numbers[self.control], numbers[self.data])
+
+
+@dataclass(frozen=True, slots=True)
+class NoOtg:
+    """An OTG descriptor without attributes (OTG 1.3 6.4): three bytes that say nothing.
+
+    cdc-acm of Linux takes an interface for its own, without functional descriptors, only where
+    some descriptor stands before its endpoints (drivers/usb/class/cdc-acm.c, acm_probe).
+    """
+
+    def pack(self, numbers: Mapping[str, int]) -> bytes:  # noqa: ARG002 - names no interface
+        """Three bytes."""
+        return bytes((3, DescriptorType.OTG, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import ClassVar, Final, TypeVar
 import anyio
 import anyio.lowlevel
 
-from gadgets.acm.descriptors import AbstractControl, CallManagement, Header, Union
+from gadgets.acm.descriptors import AbstractControl, CallManagement, Header, NoOtg, Union
 from gadgets.acm.events import EventHub, Events
 from gadgets.acm.line import (
     BreakSent,
@@ -83,6 +83,7 @@ class AcmFunction(Function):
         self._hub = EventHub()
         self._notifier = SerialStateNotifier()
         self.interfaces: Sequence[InterfaceSpec] = _interfaces()
+        self.plain_interfaces: Sequence[InterfaceSpec] | None = (_one_interface(),)
         self._connected = False
 
     # --- the line, for the application ---------------------------------------------------------
@@ -222,6 +223,17 @@ class AcmFunction(Function):
             self._line.disconnect()
             self._connected = False
             self._hub.post(Disconnected())
+
+
+def _one_interface() -> InterfaceSpec:
+    """Everything in the communications interface: cdc-acm calls it combined and binds to it."""
+    return InterfaceSpec(
+        role="comm",
+        bInterfaceClass=UsbClass.COMMUNICATIONS,
+        bInterfaceSubClass=2,
+        bInterfaceProtocol=1,
+        alternates=(AltSetting(endpoints=(_NOTIFY, *_DATA), class_descriptors=(NoOtg(),)),),
+    )
 
 
 def _interfaces() -> tuple[InterfaceSpec, InterfaceSpec]:

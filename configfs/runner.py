@@ -1,0 +1,111 @@
+"""Runner: the functions of one gadget behind their FunctionFS mounts. It needs no root.
+
+It opens the files and follows the events; that a UDC is bound, and unbound before it closes, is
+its caller's work.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from configfs.aio import Transfers
+from configfs.ffs import FunctionFs
+from usbip_vudc.errors import UsbipVudcError
+from usbip_vudc.function import Function
+from usbip_vudc.lives import Lives
+
+__all__ = ("FunctionCrashed", "Runner")
+
+log = logging.getLogger(__name__)
+
+_DRAIN_SECONDS: Final = 2.0
+"""The kernel gives transfers back within a millisecond of the unbind; a stuck one is left."""
+
+
+class FunctionCrashed(UsbipVudcError):
+    """A function raised: its gadget has disconnected, as a device whose firmware crashed."""
+
+
+class Runner:
+    """Runs functions, each on its mount, from `open` to `close`.
+
+    Raises SchemeError for a function that FunctionFS cannot carry.
+    """
+
+    def __init__(self, name: str, mounts: Mapping[Function, Path]) -> None:
+        self._name = name
+        self._crashed = anyio.Event()
+        self._transfers = Transfers()
+        self._lives = Lives(name, self._crashed.set)
+        self._functions = [
+            FunctionFs(function, where, self._transfers, self._lives, self._crashed.set)
+            for function, where in mounts.items()
+        ]
+        for function in self._functions:
+            if function.description.plain:
+                log.info(
+                    "%s: function %s is described without class-specific descriptors, which "
+                    "FunctionFS refuses", name, function.function.name,
+                )  # fmt: skip
+
+    def open(self) -> None:
+        """Tell FunctionFS of every function, so that the gadget can be bound.
+
+        Raises OSError, with nothing left open.
+        """
+        try:
+            for function in self._functions:
+                function.open()
+        except BaseException:
+            self.close()
+            raise
+
+    async def run(self) -> None:
+        """Follow events until cancelled.
+
+        Raises FunctionCrashed when a function raises, OSError when FunctionFS fails.
+        """
+        failure: BaseException = FunctionCrashed(
+            f"{self._name}: a function crashed; the log says how"
+        )
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._lives.open(tasks)
+                tasks.start_soon(self._transfers.run)
+                for function in self._functions:
+                    tasks.start_soon(function.run)
+                await self._crashed.wait()
+                tasks.cancel_scope.cancel()
+        except* OSError as group:
+            failure = _first(group)
+        raise failure
+
+    def drain(self) -> None:
+        """After the unbind: give every request back, so that nobody waits for one for ever."""
+        for function in self._functions:
+            function.disable()
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        self._transfers.collect()
+        while self._transfers.in_flight and time.monotonic() < deadline:
+            time.sleep(0.002)
+            self._transfers.collect()
+
+    def close(self) -> None:
+        """Close every file, after the unbind. Idempotent."""
+        self._transfers.close()
+        for function in self._functions:
+            function.close()
+        self._lives.close()
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first error of a group, which is the one that made the others."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
