@@ -102,7 +102,7 @@ async def main() -> None:
         host, port = await tasks.start(server.serve, "127.0.0.1", arguments.tcp_port)
         print(f"listening on {host}:{port}")
         for export in server.exports:
-            print(export.busid, export.udc.gadget.name, flush=True)
+            print(export.busid, export.name, flush=True)
 
 
 if __name__ == "__main__":

@@ -74,13 +74,14 @@ class ConfigfsError(UsbipVudcError):
         path: Path,
         written: bytes | None = None,
         kernel: tuple[str, ...] = (),
+        advice: str = "",
     ) -> Self:
         """What the system said of one step: ``verb`` is mkdir, writing, linking..."""
         number = error.errno or 0
         parts = [f"{path}: {verb}{_shown(written)}: {os.strerror(number)} "
                  f"({errno.errorcode.get(number, number)})"]  # fmt: skip
         parts += [f"kernel: {line}" for line in kernel]
-        advice = _advice(number, verb, path)
+        advice = advice or _advice(number, verb, path)
         if advice:
             parts.append(advice)
         return cls("; ".join(parts), errno=number, path=path, written=written, kernel=kernel)
@@ -143,8 +144,8 @@ def _bind_advice(number: int) -> str:
             "descriptors yet"
         ),
         errno.EBUSY: (
-            "the UDC or the gadget is bound already, or a function could not start: see dmesg "
-            "(the kernel says EBUSY for all of them)"
+            "there is no such UDC, or it is bound already, or a function could not start (the "
+            "kernel says EBUSY for all of them)"
         ),
         errno.EINVAL: "the gadget needs a configuration, with a function in it",
         errno.EACCES: "run as root",

@@ -28,6 +28,7 @@ from usbip_vudc.gadget import Gadget
 __all__ = (
     "Record",
     "alive",
+    "annotate",
     "claim",
     "clean",
     "digest",
@@ -200,6 +201,13 @@ def clean(record: Record) -> None:
         unmount(where)
     gadget.remove()
     release(record)
+
+
+def annotate(name: str, *, source: str) -> None:
+    """Note what a gadget was made from, in its record."""
+    record = find(name)
+    if record is not None:
+        save(replace(record, source=source))
 
 
 def keep(record: Record, *, source: str = "") -> Record:

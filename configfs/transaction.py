@@ -22,7 +22,6 @@ from configfs.tree import (
     Undo,
     Unlink,
     Write,
-    check_name,
     dismantle,
     plan,
     undo,
@@ -81,15 +80,23 @@ class ConfigfsGadget:
                 return ""
             raise ConfigfsError.of(error, "reading", self.path / "UDC") from None
 
+    def functions(self) -> list[str]:
+        """Its functions by their names in configfs."""
+        try:
+            return sorted(path.name for path in (self.path / "functions").iterdir())
+        except FileNotFoundError:
+            return []
+
     def bind(self, udc: str) -> None:
-        """Bind it to a UDC by name. Raises ConfigfsError; it is then unbound."""
+        """Bind it to a UDC by name. Raises ConfigfsError; nothing has then changed."""
         with KernelLog() as kernel:
             try:
                 write_attribute(self.path / "UDC", udc)
             except SysfsError as error:
                 raise ConfigfsError.of(
-                    error, "writing", self.path / "UDC", udc.encode(), kernel.lines()
-                ) from None
+                    error, "writing", self.path / "UDC", udc.encode(), kernel.lines(),
+                    advice=self._taken(udc) if error.errno == errno.EBUSY else "",
+                ) from None  # fmt: skip
         log.info("%s: bound to %s", self.path, udc)
 
     def unbind(self) -> None:
@@ -118,6 +125,13 @@ class ConfigfsGadget:
             self._remove(step)
         self._remove_directory(self.path)
         log.info("%s: removed", self.path)
+
+    def _taken(self, udc: str) -> str:
+        """Who has what a bind asked for, where that is in configfs."""
+        if self.udc:
+            return f"the gadget is bound to {self.udc} already"
+        others = [other.name for other in gadgets(root=self.path.parent) if other.udc == udc]
+        return f"{udc} is taken: usbip-vudc down {others[0]}" if others else ""
 
     # --- one step ------------------------------------------------------------------------------
 
@@ -186,12 +200,6 @@ def gadgets(*, root: Path = GADGETS) -> tuple[ConfigfsGadget, ...]:
         return tuple(ConfigfsGadget(path) for path in sorted(root.iterdir()))
     except FileNotFoundError:
         return ()
-
-
-def find(name: str, *, root: Path = GADGETS) -> ConfigfsGadget:
-    """A gadget by its name, there or not. Raises SchemeError for an impossible name."""
-    check_name(name)
-    return ConfigfsGadget(root / name)
 
 
 def _make(path: Path, *, shared: bool) -> None:

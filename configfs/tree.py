@@ -39,6 +39,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 _FUNCTION_NAME_MAX: Final = 39
 """Characters of ``DRIVER.INSTANCE`` (drivers/usb/gadget/configfs.c, MAX_NAME_LEN)."""
 
+_WRITE_MAX: Final = 4095
+"""Bytes that reach an attribute in one write; more are cut off in silence (fs/configfs/file.c)."""
+
 _ASSOCIATED: Final = frozenset({"acm", "ecm", "ncm", "rndis", "uac2", "uvc"})
 """Kernel functions whose descriptors begin with an interface association."""
 
@@ -272,10 +275,15 @@ def _function(name: str, function: Function | KernelFunction) -> Iterator[Step]:
             if inner not in made:
                 made.add(inner)
                 yield MakeDir(inner, shared=True)
-        if isinstance(value, str):
-            yield _text(f"{directory}/{path}", value)
-        else:
-            yield Write(f"{directory}/{path}", value)
+        written = Write(f"{directory}/{path}", value) if isinstance(value, bytes) else _text(
+            f"{directory}/{path}", value
+        )  # fmt: skip
+        if len(written.data) > _WRITE_MAX:
+            raise SchemeError(
+                f"function {name}: attribute {path}: {len(written.data)} bytes, expected at most "
+                f"{_WRITE_MAX}"
+            )
+        yield written
 
 
 def _links(

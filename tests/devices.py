@@ -30,12 +30,13 @@ Script = Callable[[Mapping[str, Endpoint]], Awaitable[None]]
 class Scripted(Function):
     """A vendor interface with a bulk pair, whose life is the given coroutine function.
 
-    Alternate setting 1 has an interrupt pair instead. Control 0x5b stores, 0x5c returns.
+    Alternate setting 1 has an interrupt pair instead, unless ``alternates`` is 1, which is all
+    that FunctionFS takes. Control 0x5b stores, 0x5c returns.
     """
 
     name: ClassVar[str] = "scripted"
 
-    def __init__(self, script: Script | None = None) -> None:
+    def __init__(self, script: Script | None = None, *, alternates: int = 2) -> None:
         self.script = script
         self.stored = b""
         self.lives = 0
@@ -55,7 +56,10 @@ class Scripted(Function):
                 role="data",
                 name="Scripted",
                 bInterfaceClass=0xFF,
-                alternates=(AltSetting(endpoints=BULK_PAIR), AltSetting(endpoints=interrupt)),
+                alternates=(
+                    AltSetting(endpoints=BULK_PAIR),
+                    AltSetting(endpoints=interrupt),
+                )[:alternates],
             ),
         )
 

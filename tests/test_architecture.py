@@ -28,6 +28,8 @@ ROOMS = (
     "usbip_vudc.cable",
     "usbip_vudc.vudc",
     "usbip_vudc.sysfs",
+    "usbip_vudc.settle",
+    "usbip_vudc.exportable",
     "usbip_vudc.server",
     "usbip_vudc.serving",
     "usbip_vudc.stub",
@@ -65,6 +67,7 @@ GADGETS_STAND_ON = {
     "usbip_vudc.function",
     "usbip_vudc.gadget",
     "usbip_vudc.registry",
+    "usbip_vudc.scheme",
 }
 
 PURE = (

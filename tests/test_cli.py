@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from usbip_vudc.cli.serve import parse_size
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.host.handshake import import_device, list_devices
+from usbip_vudc.scheme import parse_size
 
 COMMAND = (sys.executable, "-W", "error", "-m", "usbip_vudc")
 

@@ -1,6 +1,7 @@
 """Names that people type -> "module:attribute", so that this package imports no gadget itself.
 
-A ready-made gadget is a callable that takes `GadgetOptions` and returns a Gadget.
+A ready-made gadget is a callable that takes `GadgetOptions` and returns a Gadget. A kind of
+function that schemes can name is a FunctionScheme (usbip_vudc/scheme/functions.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final, cast
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.gadget import Gadget
 
-__all__ = ("GADGETS", "GadgetOptions", "load_gadget")
+__all__ = ("FUNCTIONS", "GADGETS", "GadgetOptions", "load_gadget")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,13 @@ GADGETS: Final[Mapping[str, str]] = {
     "storage": "gadgets.presets:storage",
     "composite": "gadgets.presets:composite",
 }
+
+FUNCTIONS: Final[Mapping[str, str]] = {
+    "acm": "gadgets.schemes:AcmScheme",
+    "generic": "gadgets.schemes:GenericSerialScheme",
+    "mass_storage": "gadgets.schemes:MassStorageScheme",
+}
+"""``type`` of a function in a scheme, which is the Function's name, too."""
 
 
 def load_gadget(name: str, options: GadgetOptions) -> Gadget:

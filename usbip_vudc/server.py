@@ -1,17 +1,17 @@
 """The exporter: answers DEVLIST and IMPORT on a listening socket, then plugs the socket in.
 
 A peer that sends nonsense loses its connection, with the reason in the log, and nothing else
-suffers. It serves whatever can be plugged; the userspace UDC is one such thing.
+suffers. It serves whatever is `Exportable`: the userspace UDC here, what the kernel has elsewhere.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import anyio
@@ -19,6 +19,7 @@ import anyio.abc
 
 from usbip_vudc.cable import set_options
 from usbip_vudc.errors import LocalProtocolError, RemoteProtocolError, SchemeError
+from usbip_vudc.exportable import BUSNUM, Export, Exportable, NotExportable
 from usbip_vudc.vudc import UserspaceUDC
 from usbip_vudc.wire.pdu import (
     OP_HEADER_SIZE,
@@ -32,7 +33,7 @@ from usbip_vudc.wire.pdu import (
     UsbInterface,
 )
 
-__all__ = ("DEFAULT_HOST", "DEFAULT_PORT", "Export", "Server")
+__all__ = ("DEFAULT_HOST", "DEFAULT_PORT", "Server")
 
 log = logging.getLogger(__name__)
 
@@ -46,64 +47,46 @@ _RELEASE_GRACE: Final = 0.1
 """Seconds that an import waits for a host whose FIN may still be on its way."""
 
 _MAX_HANDSHAKES: Final = 64
-_BUSNUM: Final = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """A UDC under its bus id, for as long as the server lives."""
-
-    busid: str
-    devnum: int
-    udc: UserspaceUDC
-
-    def device(self) -> UsbDevice:
-        """What DEVLIST and IMPORT say of it."""
-        description = self.udc.description
-        device = description.device
-        return UsbDevice(
-            path=f"/sys/devices/usbip-vudc/{self.busid}",
-            busid=self.busid,
-            busnum=_BUSNUM,
-            devnum=self.devnum,
-            speed=description.speed,
-            idVendor=device.idVendor,
-            idProduct=device.idProduct,
-            bcdDevice=device.bcdDevice,
-            bDeviceClass=device.bDeviceClass,
-            bDeviceSubClass=device.bDeviceSubClass,
-            bDeviceProtocol=device.bDeviceProtocol,
-            bConfigurationValue=self.udc.configuration or 1,
-            bNumConfigurations=device.bNumConfigurations,
-            bNumInterfaces=len(self.interfaces()),
-        )
-
-    def interfaces(self) -> tuple[UsbInterface, ...]:
-        """The interfaces of the first configuration, each once."""
-        layout = self.udc.description.layouts[0]
-        return tuple(
-            UsbInterface(
-                slot.spec.bInterfaceClass,
-                slot.spec.bInterfaceSubClass,
-                slot.spec.bInterfaceProtocol,
-            )
-            for slot in layout.interfaces.values()
-        )
 
 
 class Server:
-    """Exports UDCs as busids 1-1, 1-2... in the order given.
+    """Exports UDCs as busids 1-1, 1-2... in the order given, and all else under its own busid.
 
-    Raises SchemeError for more than 126 devices, all that one bus can address.
+    ``discover`` is asked before every answer for what there is besides. A busid that something
+    else has is passed over. Raises SchemeError for a busid given twice, for nothing to export,
+    and for more than 126 UDCs, all that one bus can address.
     """
 
-    def __init__(self, udcs: Sequence[UserspaceUDC]) -> None:
-        if not 1 <= len(udcs) <= 126:
-            raise SchemeError(f"{len(udcs)} devices to export, expected 1 to 126 on one bus")
-        self.exports = tuple(
-            Export(f"{_BUSNUM}-{number}", number + 1, udc) for number, udc in enumerate(udcs, 1)
-        )
-        self._by_busid = {export.busid: export for export in self.exports}
+    def __init__(
+        self,
+        devices: Sequence[UserspaceUDC | Exportable],
+        *,
+        discover: Callable[[], Iterable[Exportable]] | None = None,
+    ) -> None:
+        self._discover = discover or tuple
+        others = [device for device in devices if isinstance(device, Exportable)]
+        taken = {export.busid for export in (*others, *self._discover())}
+        free = (n for n in range(1, 127) if f"{BUSNUM}-{n}" not in taken)
+        udcs = [device for device in devices if isinstance(device, UserspaceUDC)]
+        exports = (*(Export(n, udc) for n, udc in zip(free, udcs, strict=False)), *others)
+        self._fixed = {export.busid: export for export in exports}
+        if len(self._fixed) != len(devices) or not (devices or discover):
+            raise SchemeError(
+                f"{len(devices)} devices to export, expected 1 to 126 on one bus, each once"
+            )
+
+    @property
+    def exports(self) -> tuple[Exportable, ...]:
+        """All that there is to be had now."""
+        return tuple(self._by_busid().values())
+
+    def _by_busid(self) -> dict[str, Exportable]:
+        return {export.busid: export for export in self._discover()} | self._fixed
+
+    def _listed(self) -> Iterator[tuple[UsbDevice, tuple[UsbInterface, ...]]]:
+        for export in self.exports:
+            with contextlib.suppress(NotExportable):
+                yield export.device(), export.interfaces()
 
     async def serve(
         self,
@@ -131,7 +114,7 @@ class Server:
                 tasks.start_soon(self._greet, sock, _peer_name(peer), handshakes)
 
     async def _greet(self, sock: socket.socket, peer: str, handshakes: anyio.Semaphore) -> None:
-        export: Export | None = None
+        export: Exportable | None = None
         try:
             set_options(sock)
             try:
@@ -152,11 +135,11 @@ class Server:
         finally:
             sock.close()
 
-    async def _handshake(self, sock: socket.socket, peer: str) -> Export | None:
-        """Serve operations; an Export is returned when one was imported (not yet answered)."""
+    async def _handshake(self, sock: socket.socket, peer: str) -> Exportable | None:
+        """Serve operations; what is to be imported is returned (not yet answered)."""
         header = OpHeader.parse(await _receive_exactly(sock, OP_HEADER_SIZE))
         if header.code == OpCode.REQ_DEVLIST:
-            devices = tuple((export.device(), export.interfaces()) for export in self.exports)
+            devices = tuple(self._listed())
             await _send_all(sock, OpRepDevlist(devices).pack())
             log.debug("%s: listed %d device(s)", peer, len(devices))
             return None
@@ -167,38 +150,46 @@ class Server:
             )
         body = await _receive_exactly(sock, OpReqImport.BODY_SIZE)
         busid = OpReqImport.parse_body(body).busid
-        export = self._by_busid.get(busid)
-        status = OpStatus.OK
+        export = self._by_busid().get(busid)
         if export is None:
-            status = OpStatus.NODEV
+            await self._refuse(sock, peer, busid, OpStatus.NODEV)
+        elif not await _released(export):
+            await self._refuse(sock, peer, busid, OpStatus.DEV_BUSY)
         else:
-            # A host that closed and comes back at once may be served before its end was seen.
-            with anyio.move_on_after(_RELEASE_GRACE):
-                await export.udc.wait_unplugged()
-            if export.udc.host_has_left():
-                with anyio.move_on_after(_HANDSHAKE_TIMEOUT / 2):
-                    await export.udc.wait_unplugged()
-            if export.udc.plugged:
-                status = OpStatus.DEV_BUSY
-        if status != OpStatus.OK:
-            log.info("%s: import of busid %r refused: %s", peer, busid, status.meaning)
-            await _send_all(sock, OpRepImport(status).pack())
-            return None
-        return export
+            return export
+        return None
 
-    async def _attach(self, export: Export, sock: socket.socket, peer: str) -> None:
+    async def _refuse(self, sock: socket.socket, peer: str, busid: str, status: OpStatus) -> None:
+        log.info("%s: import of busid %r refused: %s", peer, busid, status.meaning)
+        await _send_all(sock, OpRepImport(status).pack())
+
+    async def _attach(self, export: Exportable, sock: socket.socket, peer: str) -> None:
         """Plug the device in; the reply to IMPORT is the first thing that it sends."""
-        reply = OpRepImport(OpStatus.OK, export.device()).pack()
-        log.info("%s: %s imported by %s", export.busid, export.udc.gadget.name, peer)
         try:
-            await export.udc.plug(sock, reply)
+            reply = OpRepImport(OpStatus.OK, export.device()).pack()
+            log.info("%s: %s imported by %s", export.busid, export.name, peer)
+            await export.plug(sock, reply)
         except LocalProtocolError:
-            await _send_all(sock, OpRepImport(OpStatus.DEV_BUSY).pack())
+            await self._refuse(sock, peer, export.busid, OpStatus.DEV_BUSY)
+        except NotExportable as error:
+            log.warning("%s: %s", export.busid, error)
+            await self._refuse(sock, peer, export.busid, error.status)
         finally:
             log.info("%s: released by %s", export.busid, peer)
 
 
-def _where(peer: str, export: Export | None) -> str:
+async def _released(export: Exportable) -> bool:
+    """Whether the device can be had, after a grace for a host that is about to be gone."""
+    # A host that closed and comes back at once may be served before its end was seen.
+    with anyio.move_on_after(_RELEASE_GRACE):
+        await export.wait_unplugged()
+    if export.host_has_left():
+        with anyio.move_on_after(_HANDSHAKE_TIMEOUT / 2):
+            await export.wait_unplugged()
+    return not export.plugged
+
+
+def _where(peer: str, export: Exportable | None) -> str:
     return f"{export.busid} of {peer}" if export is not None else peer
 
 

@@ -9,6 +9,7 @@ import anyio
 import anyio.abc
 import anyio.from_thread
 
+from usbip_vudc.exportable import Exportable
 from usbip_vudc.gadget import Gadget
 from usbip_vudc.server import DEFAULT_HOST, Server
 from usbip_vudc.usb.ch9 import Speed
@@ -32,7 +33,9 @@ def serving(
 
 
 @contextmanager
-def serving_udcs(*udcs: UserspaceUDC, host: str = DEFAULT_HOST, port: int = 0) -> Iterator[int]:
+def serving_udcs(
+    *udcs: UserspaceUDC | Exportable, host: str = DEFAULT_HOST, port: int = 0
+) -> Iterator[int]:
     """The same for controllers that the caller made. They live in the server's thread."""
     with anyio.from_thread.start_blocking_portal() as portal:
         scope = portal.call(anyio.CancelScope)

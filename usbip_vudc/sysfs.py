@@ -1,7 +1,7 @@
 """The USB side of sysfs: devices by bus id, their attributes, their nodes in /dev.
 
 It reads and writes attributes once each, and says which path, which value and what the kernel
-said when that fails. It waits for nothing and knows no driver. Standard library only.
+said when that fails. It waits for nothing and knows no driver.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from usbip_vudc.errors import UsbipVudcError
+from usbip_vudc.usb.ch9 import Speed
 
 __all__ = (
+    "SPEEDS",
     "SYSFS",
     "SysfsError",
     "driver_of",
@@ -29,6 +31,16 @@ __all__ = (
 
 SYSFS: Final = Path("/sys")
 DEV: Final = Path("/dev")
+
+SPEEDS: Final = {
+    "1.5": Speed.LOW,
+    "12": Speed.FULL,
+    "480": Speed.HIGH,
+    "5000": Speed.SUPER,
+    "10000": Speed.SUPER_PLUS,
+    "20000": Speed.SUPER_PLUS,
+}
+"""Mbit/s as sysfs writes them (drivers/usb/core/sysfs.c)."""
 
 _PAGE: Final = 4096
 """Bytes: no text attribute of sysfs is longer."""

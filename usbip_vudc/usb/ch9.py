@@ -153,6 +153,7 @@ class UsbClass(IntEnum):
     COMMUNICATIONS = 0x02
     HID = 0x03
     MASS_STORAGE = 0x08
+    HUB = 0x09
     CDC_DATA = 0x0A
     MISCELLANEOUS = 0xEF
     VENDOR_SPECIFIC = 0xFF

@@ -1,0 +1,106 @@
+"""dd from and to a disk, ours or the kernel's, on every carrier; and QEMU's own USB disk."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.kernel.carriers import Carrier, wait_for
+from bench.kernel.measure import Sample
+from gadgets.mass_storage.function import MassStorageFunction
+from gadgets.mass_storage.lun import FileLun
+from usbip_vudc.function import Function
+from usbip_vudc.gadget import Config, Gadget, KernelFunction
+
+__all__ = ("DISKS", "measure_disk", "measure_qemu_disk")
+
+MIB = 1 << 20
+_IMAGE = Path("/dev/shm/bench.img")
+_RATE = re.compile(rb"(\d+) bytes.* copied, ([\d.]+) s")
+
+
+def _gadget(function: Function | KernelFunction, speed_of: Carrier) -> Gadget:
+    return Gadget(
+        name="bench",
+        idVendor=0x0525,
+        idProduct=0xA4A5,
+        serial="0123456789AB",
+        max_speed=speed_of.speed,
+        configs=(Config(functions=(function,)),),
+    )
+
+
+def ours(carrier: Carrier) -> Gadget:
+    """Our disk, on FunctionFS or on our UDC."""
+    return _gadget(MassStorageFunction([FileLun(_IMAGE)]), carrier)
+
+
+def kernels(carrier: Carrier) -> Gadget:
+    """f_mass_storage."""
+    return _gadget(
+        KernelFunction(driver="mass_storage", attributes={"lun.0/file": str(_IMAGE)}), carrier
+    )
+
+
+DISKS: dict[str, Callable[[Carrier], Gadget]] = {"ours": ours, "f_mass_storage": kernels}
+
+
+def measure_disk(carrier: Carrier, name: str, mib: int) -> list[Sample]:
+    """Read and then write ``mib`` MiB through the disk of this name."""
+    make = DISKS[name]
+    with _IMAGE.open("wb") as image:
+        image.truncate(mib * MIB)
+        os.pwrite(image.fileno(), os.urandom(MIB), 0)
+    before = _disks()
+    with carrier.carry(lambda: make(carrier), in_kernel=make is kernels) as process:
+        node = wait_for(lambda: _new(before), "disk")
+        samples = []
+        for direction in ("read", "write"):
+            started = process.cpu_seconds() if process else (0.0, 0.0)
+            seconds = _dd(direction, node, mib)
+            ended = process.cpu_seconds() if process else (0.0, 0.0)
+            samples.append(Sample(f"dd {direction}", mib * MIB, seconds, started, ended))
+        return samples
+
+
+def measure_qemu_disk(mib: int) -> list[Sample]:
+    """QEMU's usb-storage, where this machine has one; nothing otherwise."""
+    for path in _disks():
+        vendor = (path / "device/vendor").read_text().strip()
+        if vendor == "QEMU" and "usb" in os.path.realpath(path):
+            node = Path("/dev") / path.name
+            return [
+                Sample(f"dd {d}", mib * MIB, _dd(d, node, mib), (0.0, 0.0), (0.0, 0.0))
+                for d in ("read", "write")
+            ]
+    return []
+
+
+def _dd(direction: str, node: Path, mib: int) -> float:
+    """Seconds that dd itself counted."""
+    where = {
+        "read": (f"if={node}", "of=/dev/null", "iflag=direct"),
+        "write": ("if=/dev/zero", f"of={node}", "oflag=direct"),
+    }
+    done = subprocess.run(
+        ("dd", *where[direction], "bs=1M", f"count={mib}"), capture_output=True, check=True
+    )
+    match = _RATE.search(done.stderr)
+    assert match is not None, done.stderr
+    assert int(match[1]) == mib * MIB, done.stderr
+    return float(match[2])
+
+
+def _disks() -> set[Path]:
+    return set(Path("/sys/block").glob("sd*"))
+
+
+def _new(before: set[Path]) -> Path | None:
+    for path in _disks() - before:
+        node = Path("/dev") / path.name
+        if node.exists() and int((path / "size").read_text()):
+            return node
+    return None

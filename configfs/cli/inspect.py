@@ -1,0 +1,93 @@
+"""``usbip-vudc udc``, ``check``, ``template`` and ``save``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from configfs.controllers import controllers
+from configfs.live import read_gadget
+from configfs.sources import find_source
+from configfs.summary import summary
+from configfs.transaction import GADGETS, ConfigfsGadget
+from configfs.tree import check_name
+from usbip_vudc.registry import GADGETS as READY_MADE
+from usbip_vudc.registry import GadgetOptions, load_gadget
+from usbip_vudc.scheme import dump_scheme
+from usbip_vudc.scheme import template as scheme_template
+
+__all__ = ("check", "save", "template", "udc")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+def udc(as_json: bool) -> None:
+    """List the UDCs of this machine.
+
+    A line has the UDC's name, its driver, virtual or real, its current and its maximum speed
+    (- for none), its state, and the gadget bound to it (- for none).
+    """
+    found = controllers()
+    if as_json:
+        click.echo(json.dumps({"udcs": [asdict(controller) for controller in found]}))
+        return
+    for controller in found:
+        kind = "virtual" if controller.virtual else "real"
+        current = controller.current_speed if controller.current_speed != "UNKNOWN" else "-"
+        state = controller.state.replace(" ", "-") or "-"
+        click.echo(
+            f"{controller.name} {controller.driver} {kind} {current or '-'} "
+            f"{controller.maximum_speed or '-'} {state} {controller.gadget or '-'}"
+        )
+    if not found:
+        click.echo("this machine has no UDC; modprobe usbip-vudc, or modprobe dummy_hcd", err=True)
+
+
+@click.command()
+@click.argument("what", metavar="FILE")
+def check(what: str) -> None:
+    """Check a scheme, and show what a host would see of its gadget at each speed.
+
+    FILE is what `usbip-vudc up` takes. No image is opened or created. The exit status is 1 where
+    it is not right, and the message names the key, its value and what would be right.
+    """
+    source = find_source(what, GadgetOptions())
+    for line in summary(source.described):
+        click.echo(line)
+
+
+@click.command()
+@click.argument("name", metavar="[NAME]", required=False)
+def template(name: str | None) -> None:
+    """Print the scheme of a ready-made gadget with comments, to start from; without NAME, names."""
+    if name is None:
+        for known in READY_MADE:
+            click.echo(known)
+        return
+    if name not in READY_MADE:
+        known = ", ".join(READY_MADE)
+        raise click.BadParameter(f"{name!r} is unknown; there are {known}", param_hint="NAME")
+    click.echo(scheme_template(load_gadget(name, GadgetOptions())), nl=False)
+
+
+@click.command()
+@click.argument("name")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path), required=False)
+@click.option("--force", is_flag=True, help="Write over FILE where it exists.")
+def save(name: str, file: Path | None, force: bool) -> None:
+    """Write a live configfs gadget as a TOML scheme to FILE, or to standard output.
+
+    All that can be read and written of it is saved, whoever made it: `usbip-vudc up FILE` makes
+    the same gadget. FunctionFS functions live in a program and cannot be saved.
+    """
+    check_name(name)
+    text = dump_scheme(read_gadget(ConfigfsGadget(GADGETS / name)))
+    if file is None:
+        click.echo(text, nl=False)
+        return
+    if file.exists() and not force:
+        raise click.ClickException(f"{file} exists; --force writes over it")
+    file.write_text(text)

@@ -1,0 +1,175 @@
+"""Benches of the conformance suite that need Linux: its UDCs, and vhci_hcd and libusb as hosts."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import anyio
+import anyio.abc
+import usb.backend.libusb1
+import usb.core
+
+from tests.udc_bench import DEADLINE, Bench, UserspaceBench, claimed
+from usbip_vudc.kernel_export import VudcExport
+from usbip_vudc.pyusb_backend import get_backend
+from usbip_vudc.server import DEFAULT_HOST, Server
+from usbip_vudc.sysfs import SYSFS, interfaces, read_attribute, write_attribute
+from usbip_vudc.usb.ch9 import Speed
+from usbip_vudc.vhci import attach, attach_remote, detach, wait_device
+
+T = TypeVar("T")
+
+LIBUSB: Final = "libusb-1.0.so.0"
+
+VUDC: Final = "usbip-vudc.0"
+DUMMY: Final = "dummy_udc.0"
+DUMMY_HCD: Final = SYSFS / "devices/platform/dummy_hcd.0"
+
+
+def eventually(look: Callable[[], T | None], what: str) -> T:
+    """Look until there is something: sysfs and libusb tell nobody."""
+    end = time.monotonic() + DEADLINE
+    while (found := look()) is None:
+        assert time.monotonic() < end, f"{what}: not within {DEADLINE:g} s"
+        time.sleep(0.03)
+    return found
+
+
+@contextmanager
+def opened(device: Path) -> Iterator[usb.core.Device]:
+    """The device of this sysfs directory, through libusb, with its interface claimed."""
+    backend = usb.backend.libusb1.get_backend(find_library=lambda _: LIBUSB)
+    assert backend is not None, f"{LIBUSB} cannot be loaded"
+    bus, address = (int(read_attribute(device / name)) for name in ("busnum", "devnum"))
+
+    def find() -> Any:
+        return usb.core.find(backend=backend, bus=bus, address=address)
+
+    with claimed(eventually(find, f"{device.name} in libusb")) as host:
+        yield host
+
+
+# --- the userspace UDC -------------------------------------------------------------------------
+
+
+class UserspaceVhciBench(UserspaceBench):
+    """The userspace UDC under vhci_hcd, and libusb."""
+
+    traits = frozenset(("userspace", "vhci"))
+
+    @contextmanager
+    def cable(self) -> Iterator[usb.core.Device]:
+        """Attached to vhci_hcd."""
+        port = attach_remote(DEFAULT_HOST, self.port, "1-1").port
+        try:
+            with opened(wait_device(port)) as host:
+                yield host
+        finally:
+            detach(port)
+
+
+# --- the kernel's UDCs -------------------------------------------------------------------------
+
+
+class KernelBench(Bench):
+    """A UDC of the kernel by name, with the device behind FunctionFS."""
+
+    def __init__(self, udc: str, driver: str, speed: Speed) -> None:
+        super().__init__()
+        self.udc = udc
+        self.speed = speed
+        self.traits = frozenset((driver, "FunctionFS"))
+
+    @contextmanager
+    def controller(self) -> Iterator[None]:
+        """The gadget in configfs, bound."""
+        # These need libaio.so, which the lane without a kernel may do without.
+        from configfs.udc import FunctionCrashed, KernelUDC
+
+        udc = KernelUDC(self.gadget, self.udc)
+        try:
+            with self.task(udc.run, udc.unplug):
+                yield
+        except FunctionCrashed:
+            if not self.device.crashing:
+                raise
+
+
+class DummyBench(KernelBench):
+    """dummy_hcd: a UDC and a host controller with nothing between them."""
+
+    def __init__(self, speed: Speed) -> None:
+        super().__init__(DUMMY, "dummy_udc", speed)
+
+    @contextmanager
+    def cable(self) -> Iterator[usb.core.Device]:
+        """What appears on the root hub of this speed."""
+        with opened(eventually(self._configured, "a device on dummy_hcd")) as host:
+            yield host
+
+    def _configured(self) -> Path | None:
+        mbit = "5000" if self.speed == Speed.SUPER else "480"
+        for root in DUMMY_HCD.glob("usb[0-9]*"):
+            device = root / f"{root.name.removeprefix('usb')}-1"
+            if read_attribute(root / "speed") == mbit and interfaces(device):
+                return device
+        return None
+
+
+class VudcBench(KernelBench):
+    """usbip-vudc, by a pair of sockets to vhci_hcd: the whole path is the kernel's."""
+
+    def __init__(self) -> None:
+        super().__init__(VUDC, "usbip-vudc", Speed.HIGH)
+        self.traits |= {"vhci"}
+
+    @contextmanager
+    def cable(self) -> Iterator[usb.core.Device]:
+        """Attached to vhci_hcd."""
+        device_side, host_side = socket.socketpair()
+        with device_side, host_side:
+            directory = SYSFS / "class/udc" / self.udc / "device"
+            write_attribute(directory / "usbip_sockfd", str(device_side.fileno()))
+            port = attach(host_side, devid=0x10002, speed=Speed.HIGH)
+        try:
+            with opened(wait_device(port)) as host:
+                yield host
+        finally:
+            detach(port)
+            eventually(
+                lambda: read_attribute(directory / "usbip_status") == "1" or None,
+                f"{self.udc} available again",
+            )
+
+
+class VudcServerBench(KernelBench):
+    """usbip-vudc behind our server, and our own pyusb backend: no vhci_hcd, no libusb."""
+
+    def __init__(self) -> None:
+        super().__init__(VUDC, "usbip-vudc", Speed.HIGH)
+        self.port = 0
+
+    @contextmanager
+    def controller(self) -> Iterator[None]:
+        """The gadget, bound, and a server that exports the UDC."""
+        with super().controller():
+            server = Server([VudcExport(self.udc)])
+            scope = self.call(anyio.CancelScope)
+
+            async def serve(*, task_status: anyio.abc.TaskStatus[tuple[str, int]]) -> None:
+                with scope:
+                    await server.serve(DEFAULT_HOST, 0, task_status=task_status)
+
+            with self.task(serve, scope.cancel) as (_, self.port):
+                yield
+
+    @contextmanager
+    def cable(self) -> Iterator[usb.core.Device]:
+        """Imported by our backend."""
+        with claimed(usb.core.find(backend=get_backend(port=self.port))) as host:
+            yield host

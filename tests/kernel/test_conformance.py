@@ -1,0 +1,41 @@
+"""The conformance suite on every UDC that Linux has a hand in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.kernel.benches import (
+    DummyBench,
+    UserspaceVhciBench,
+    VudcBench,
+    VudcServerBench,
+)
+from tests.udc_bench import Bench
+from tests.udc_conformance import ROWS, Row, play
+from usbip_vudc.usb.ch9 import Speed
+
+pytestmark = pytest.mark.kernel
+
+BENCHES: dict[str, Callable[[], Bench]] = {
+    "userspace-vhci-high": lambda: UserspaceVhciBench(Speed.HIGH),
+    "userspace-vhci-super": lambda: UserspaceVhciBench(Speed.SUPER),
+    "dummy_udc-high": lambda: DummyBench(Speed.HIGH),
+    "dummy_udc-super": lambda: DummyBench(Speed.SUPER),
+    "usbip-vudc-vhci": VudcBench,
+    "usbip-vudc-server": VudcServerBench,
+}
+
+
+@pytest.fixture(scope="module", params=BENCHES)
+def bench(request: pytest.FixtureRequest, need_modules: Callable[..., None]) -> Iterator[Bench]:
+    need_modules("vhci-hcd", "usbip-vudc", "dummy_hcd", "libcomposite", "usb_f_fs")
+    with BENCHES[request.param]() as bench:
+        bench.plug()
+        yield bench
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_row(bench: Bench, row: Row) -> None:
+    play(bench, row)

@@ -1,0 +1,73 @@
+"""``usbip-vudc export``: serves what the kernel has, gadgets on usbip-vudc and bound devices."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from usbip_vudc.cli.serving import serve_until_stopped
+from usbip_vudc.errors import SchemeError
+from usbip_vudc.exportable import Exportable
+from usbip_vudc.kernel_export import Discovery, StubExport, VudcExport, vudcs
+from usbip_vudc.registry import GADGETS, GadgetOptions, load_gadget
+from usbip_vudc.server import DEFAULT_HOST, DEFAULT_PORT, Server
+from usbip_vudc.vudc import UserspaceUDC
+
+__all__ = ("export",)
+
+
+@click.command()
+@click.argument("names", metavar="[UDC|BUSID]...", nargs=-1)
+@click.option(
+    "--gadget",
+    "gadgets",
+    multiple=True,
+    type=click.Choice(sorted(GADGETS)),
+    help="A ready-made gadget of this process beside them; may be given several times.",
+)
+@click.option("--host", default=DEFAULT_HOST, show_default=True, help="Address to listen on.")
+@click.option(
+    "-t",
+    "--tcp-port",
+    default=DEFAULT_PORT,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 picks a free one.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+def export(
+    names: tuple[str, ...], gadgets: tuple[str, ...], host: str, tcp_port: int, as_json: bool
+) -> None:
+    """Export kernel gadgets and devices over USB/IP until Ctrl-C, in usbipd's place.
+
+    UDC is one of usbip-vudc's (usbip-vudc.0), BUSID a device bound to usbip-host (3-1). With
+    neither, all of them are exported, those too that come later.
+    """
+    if os.geteuid():
+        raise click.ClickException("the kernel's devices are root's alone: run as root")
+    try:
+        kernel: list[Exportable] = [_named(name) for name in names]
+        udcs = [
+            UserspaceUDC(load_gadget(name, GadgetOptions(serial_number=f"{number:04d}")))
+            for number, name in enumerate(gadgets, 1)
+        ]
+        server = Server([*udcs, *kernel], discover=None if names else Discovery())
+    except SchemeError as error:
+        raise click.UsageError(str(error)) from None
+    if not server.exports:
+        click.echo(
+            "nothing to export yet: no usbip-vudc (modprobe usbip-vudc) and no device bound to "
+            "usbip-host (usbip-vudc bind -b BUSID)",
+            err=True,
+        )
+    serve_until_stopped(server, host, tcp_port, as_json=as_json)
+
+
+def _named(name: str) -> Exportable:
+    # A bus id is digits, a dash and the ports on the way: 3-1.4.
+    if name in vudcs() or not name[:1].isdigit():
+        return VudcExport(name)
+    stub = StubExport(name)
+    stub.directory()
+    return stub

@@ -1,0 +1,1 @@
+"""The lab: a real kernel, booted under virtme-ng on this machine's own file system."""
