@@ -5,13 +5,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-kernels check bench clean
 
 demo: $(READY)
 	@$(BIN)/usbip-vudc demo
 
+# Both lanes: pytest here, and pytest in the lab, on the kernel of /boot or Debian 12's.
 test: check
-	@$(BIN)/pytest
+	@$(BIN)/python -m tests.lane
+
+# The kernel lane alone, on Debian 11's kernel, 12's, 13's and the newest of the archive.
+test-kernels: $(READY)
+	@$(BIN)/python -m tests.lane --kernels \
+	  debian:bullseye debian:bookworm debian:trixie debian:newest
 
 check: $(READY)
 	@$(BIN)/ruff format --check --quiet .

@@ -12,6 +12,7 @@ import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 from configfs.records import Record, alive, claim, clean, find, keep, locked, release, stale
@@ -28,7 +29,7 @@ _PATIENCE: Final = 15.0
 """Seconds that a process has to undo what it holds, before it is killed."""
 
 
-def install(gadget: Gadget, udc: str, *, source: str = "") -> ConfigfsGadget:
+def install(gadget: Gadget, udc: str, *, source: str = "", root: Path = GADGETS) -> ConfigfsGadget:
     """Make a gadget of kernel functions and bind it; it then stays without us.
 
     ``source`` is kept in its record. Raises SchemeError for a gadget that needs a process, and
@@ -36,10 +37,10 @@ def install(gadget: Gadget, udc: str, *, source: str = "") -> ConfigfsGadget:
     """
     if userspace_functions(gadget):
         raise SchemeError(f"gadget {gadget.name} has functions of userspace: KernelUDC runs those")
-    record = claim(gadget)
+    record = claim(gadget, root=root)
     tree = None
     try:
-        tree = ConfigfsGadget.create(gadget)
+        tree = ConfigfsGadget.create(gadget, root=root)
         tree.bind(udc)
         keep(record, source=source)
     except BaseException:
@@ -50,14 +51,14 @@ def install(gadget: Gadget, udc: str, *, source: str = "") -> ConfigfsGadget:
     return tree
 
 
-def bring_down(name: str) -> bool:
+def bring_down(name: str, *, root: Path = GADGETS) -> bool:
     """Remove a gadget, ours or not; False where there was none.
 
     A process that holds it gets SIGTERM, and has 15 s to undo it all; what is left is removed.
     Raises SchemeError for an impossible name, ConfigfsError, MountError.
     """
     check_name(name)
-    tree = ConfigfsGadget(GADGETS / name)
+    tree = ConfigfsGadget(root / name)
     record = find(name)
     if record is None and not tree.exists:
         return False

@@ -17,6 +17,7 @@ from usbip_vudc.errors import SchemeError
 from usbip_vudc.gadget import Config, Gadget, KernelFunction, OsDescriptors, Text
 from usbip_vudc.sysfs import SysfsError, read_attribute, read_bytes
 from usbip_vudc.usb.ch9 import ConfigAttributes, Speed
+from usbip_vudc.usb.descriptors import LANGID_ENGLISH_US
 
 __all__ = ("read_gadget",)
 
@@ -66,12 +67,12 @@ def _max_speed(path: Path) -> Speed:
 def _text(strings: Path, name: str) -> Text:
     """One string of every language; plain where English (United States) is the only one."""
     texts: dict[int, str] = {}
-    for language in sorted(strings.iterdir(), key=lambda path: int(path.name, 0)):
+    for language in strings.iterdir():
         text = read_bytes(language / name).decode(errors="replace").removesuffix("\n")
-        if text:
-            texts[int(language.name, 0)] = text
-    languages = [int(path.name, 0) for path in strings.iterdir()]
-    return texts.get(0x0409, "") if languages in ([0x0409], []) else texts or ""
+        texts[int(language.name, 0)] = text
+    if set(texts) <= {LANGID_ENGLISH_US}:
+        return texts.get(LANGID_ENGLISH_US, "")
+    return {code: text for code, text in sorted(texts.items()) if text}
 
 
 def _os_descriptors(path: Path) -> OsDescriptors | None:

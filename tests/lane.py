@@ -27,11 +27,14 @@ from rich.table import Table
 
 from usbip_vudc.errors import UsbipVudcError
 from usbip_vudc.lab.boot import DIED, TIMED_OUT
+from usbip_vudc.lab.cache import cache_directory
 from usbip_vudc.lab.kernel_log import trouble_of_run
 from usbip_vudc.lab.kernels import Kernel
 from usbip_vudc.lab.kernels import installed as installed_kernel
+from usbip_vudc.lab.modules import build_variant
 from usbip_vudc.lab.packages import NEEDS, can_install, install, install_command
 from usbip_vudc.lab.selection import find
+from usbip_vudc.lab.variants import VARIANTS
 from usbip_vudc.report import progress
 
 ROOT = Path(__file__).parent.parent
@@ -139,18 +142,37 @@ def kernel_lane(text: str | None, arguments: Sequence[str]) -> Lane:
 
 def _boot(kernel: Kernel, text: str | None, results: Path, arguments: Sequence[str]) -> int:
     console.print(f"kernel lane: {kernel.version}", style="bold", markup=False)
+    where = () if any(word.startswith("tests/") for word in arguments) else ("tests/kernel",)
     done = subprocess.run(
         (
             *(sys.executable, "-m", "usbip_vudc", "lab"),
             *("--timeout", str(LAB_TIMEOUT), "--results", str(results)),
             *(("--kernel", text) if text else ()),
             *("--", "python", "-m", "pytest", "-m", "kernel", "-v", "-p", "no:cacheprovider"),
-            *(f"--junitxml={results / 'kernel.xml'}", "tests/kernel", *arguments),
+            *(f"--junitxml={results / 'kernel.xml'}", *where, *arguments),
         ),
         cwd=ROOT,
+        env={**os.environ, "USBIP_VUDC_NO_SG": str(_without_sg(kernel))},
         check=False,
     )
     return done.returncode
+
+
+def _without_sg(kernel: Kernel) -> Path:
+    """Where the modules without SG are built for the guest, if they can be built here."""
+    directory = cache_directory() / "no-sg"
+    try:
+        for module in VARIANTS:
+            build_variant(
+                kernel.version,
+                module,
+                cache=directory,
+                suite=kernel.suite,
+                progress=partial(progress, console),
+            )
+    except (UsbipVudcError, OSError) as error:
+        console.print(f"kernel lane: no modules without SG: {error}", style="bold", markup=False)
+    return directory
 
 
 def _prepare() -> str:
@@ -206,7 +228,7 @@ def on_kernels(kernels: Sequence[str], arguments: Sequence[str]) -> int:
     lanes = {kernel: kernel_lane(kernel, arguments) for kernel in kernels}
     table = Table(title="kernel lane", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("kernel", "version", "passed", "failed", "skipped", "seconds", "dmesg"):
-        table.add_column(heading, justify="right" if heading in ("seconds",) else "left")
+        table.add_column(heading, justify="right" if heading == "seconds" else "left")
     for kernel, lane in lanes.items():
         if lane.counts is None:
             table.add_row(kernel, f"[bold red]{lane}[/]")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.udc_bench import Bench, UserspaceBench
 from tests.udc_conformance import ROWS, Row, play
-from tests.udc_lifecycle import CABLE_CLAIMS, CLAIMS, Claim
+from tests.udc_lifecycle import CLAIMS, Claim
 from usbip_vudc.usb.ch9 import Speed
 
 
@@ -24,7 +24,7 @@ def test_row(bench: Bench, row: Row) -> None:
     play(bench, row)
 
 
-@pytest.mark.parametrize("claim", CLAIMS + CABLE_CLAIMS, ids=lambda claim: claim.__name__)
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.__name__)
 def test_life(bench: Bench, claim: Claim) -> None:
     with bench.ready():
         claim(bench)

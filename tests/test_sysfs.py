@@ -37,7 +37,12 @@ def test_a_value_is_written_in_one_write(tmp_path: Path, monkeypatch: pytest.Mon
     path.touch()
     writes: list[bytes] = []
     write = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: (writes.append(data), write(fd, data))[1])
+
+    def spy(fd: int, data: bytes) -> int:
+        writes.append(data)
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", spy)
     write_attribute(path, "0 4 65538 3")
     write_attribute(path, b"\x01")
     assert writes == [b"0 4 65538 3", b"\x01"]

@@ -227,13 +227,12 @@ def server() -> Iterator[int]:
 
 
 def test_a_remote_device_is_noted_as_usbip_notes_it(fake: FakeVhci, server: int) -> None:
-    places = {"sysfs": fake.sysfs, "records": fake.records}
-    attached = attach_remote("127.0.0.1", server, "1-1", **places)
+    attached = attach_remote("127.0.0.1", server, "1-1", sysfs=fake.sysfs, records=fake.records)
     assert attached == Attached(2, Remote("127.0.0.1", server, "1-1"), attached.device)
     assert (fake.records / "port2").read_text() == f"127.0.0.1 {server} 1-1\n"
     assert fake.records.stat().st_mode & 0o777 == 0o700
     assert remote_of(2, records=fake.records) == attached.remote
-    assert detach(2, **places)
+    assert detach(2, sysfs=fake.sysfs, records=fake.records)
     assert not fake.records.exists()
 
 
@@ -294,13 +293,15 @@ def test_a_device_that_stays_unconfigured_is_told_from_one_that_never_came(fake:
 
 
 def test_a_drop_is_told_from_a_detach_by_the_record(fake: FakeVhci, server: int) -> None:
-    places = {"sysfs": fake.sysfs, "records": fake.records}
-    attached = attach_remote("127.0.0.1", server, "1-1", **places)
-    fake.free(attached.port)
-    assert wait_dropped(attached, **places)
-    attached = attach_remote("127.0.0.1", server, "1-1", **places)
-    detach(attached.port, **places)
-    assert not wait_dropped(attached, **places)
+    for drops in (True, False):
+        attached = attach_remote(
+            "127.0.0.1", server, "1-1", sysfs=fake.sysfs, records=fake.records
+        )  # fmt: skip
+        if drops:
+            fake.free(attached.port)
+        else:
+            detach(attached.port, sysfs=fake.sysfs, records=fake.records)
+        assert wait_dropped(attached, sysfs=fake.sysfs, records=fake.records) is drops
 
 
 # --- detach -------------------------------------------------------------------------------------

@@ -339,11 +339,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     a_cancelled_submit_takes_its_request_back,
     a_stream_of_odd_sizes_loses_nothing,
     unbinding_ends_run_and_its_requests_and_it_can_be_bound_again,
+    detaching_ends_run_and_its_requests_and_it_can_be_plugged_again,
     a_crash_of_run_disconnects_the_device,
 )
-"""Those of every UDC."""
-
-CABLE_CLAIMS: Final[tuple[Claim, ...]] = (
-    detaching_ends_run_and_its_requests_and_it_can_be_plugged_again,
-)
-"""Those of a UDC whose host can let go of it: dummy_hcd has no cable."""
+"""Those that end the controller stand last: they cost most where it is the kernel's."""

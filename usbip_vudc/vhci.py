@@ -138,15 +138,26 @@ def _vhci(sysfs: Path) -> Path:
 def ports(*, sysfs: Path = SYSFS) -> tuple[Port, ...]:
     """All ports, free ones too, by number. Raises VhciError where vhci_hcd is not loaded."""
     directory = _vhci(sysfs)
+    controllers = range(len(list(directory.glob("status*"))))
+    return tuple(port for number in controllers for port in _rows(directory, number))
+
+
+def _rows(directory: Path, controller: int) -> list[Port]:
+    """The ports of one controller."""
+    name = f"status.{controller}" if controller else "status"
     found: list[Port] = []
-    for controller in range(len(list(directory.glob("status*")))):
-        name = f"status.{controller}" if controller else "status"
-        count = {Hub.HS: 0, Hub.SS: 0}
-        for line in read_attribute(directory / name).splitlines()[1:]:
-            port = _parse(line, controller, count)
-            count[port.hub] += 1
-            found.append(port)
-    return tuple(found)
+    count = {Hub.HS: 0, Hub.SS: 0}
+    for line in read_attribute(directory / name).splitlines()[1:]:
+        port = _parse(line, controller, count)
+        count[port.hub] += 1
+        found.append(port)
+    return found
+
+
+def _state(port: Port, sysfs: Path) -> PortState:
+    """How a port is now."""
+    rows = _rows(_vhci(sysfs), port.controller)
+    return next(row.state for row in rows if row.number == port.number)
 
 
 def _parse(line: str, controller: int, count: dict[Hub, int]) -> Port:
@@ -203,7 +214,7 @@ def attach(sock: socket.socket, *, devid: int, speed: Speed, sysfs: Path = SYSFS
             if error.errno != errno.EBUSY:  # another process took it since
                 raise
             continue
-        if _port(port.number, sysfs).state is PortState.FREE:
+        if _state(port, sysfs) is PortState.FREE:
             raise NotReady(f"port {port.number}: the server closed the connection at once")
         return port.number
     raise VhciError(f"every {hub.value} port of vhci_hcd is in use; detach one first")
@@ -287,10 +298,11 @@ def wait_device(port: int, timeout: float = 30, *, sysfs: Path = SYSFS) -> Path:
 
     Raises NotReady where the connection is lost first, or after ``timeout`` seconds.
     """
-    directory = device_directory(_port(port, sysfs), sysfs=sysfs)
+    row = _port(port, sysfs)
+    directory = device_directory(row, sysfs=sysfs)
 
     def ready() -> bool:
-        if _port(port, sysfs).state in (PortState.FREE, PortState.ERROR):
+        if _state(row, sysfs) in (PortState.FREE, PortState.ERROR):
             raise NotReady(f"port {port}: the connection was lost before the device was ready")
         return _configured(directory)
 
@@ -317,7 +329,8 @@ def wait_dropped(attached: Attached, *, sysfs: Path = SYSFS, records: Path = REC
 
     Whoever detaches a port, usbip too, removes its record first.
     """
-    while _port(attached.port, sysfs).state not in (PortState.FREE, PortState.ERROR):
+    row = _port(attached.port, sysfs)
+    while _state(row, sysfs) not in (PortState.FREE, PortState.ERROR):
         time.sleep(_LOOK)
     return remote_of(attached.port, records=records) == attached.remote
 
@@ -337,12 +350,12 @@ def detach(port: int, timeout: float = 10, *, sysfs: Path = SYSFS, records: Path
     try:
         write_attribute(_vhci(sysfs) / "detach", str(port))
     except SysfsError as error:
-        if error.errno != errno.EINVAL or _port(port, sysfs).state is not PortState.FREE:
+        if error.errno != errno.EINVAL or _state(row, sysfs) is not PortState.FREE:
             raise
     directory = device_directory(row, sysfs=sysfs)
 
     def gone() -> bool:
-        return _port(port, sysfs).state is PortState.FREE and not directory.exists()
+        return _state(row, sysfs) is PortState.FREE and not directory.exists()
 
     if not wait_until(gone, timeout):
         raise VhciError(f"port {port} is not free {timeout:g} s after it was detached; see dmesg")

@@ -105,6 +105,25 @@ class DummyBench(KernelBench):
 
     def __init__(self, speed: Speed) -> None:
         super().__init__(DUMMY, "dummy_udc", speed)
+        self._pulled = False
+
+    def plug(self) -> None:
+        """Bind it anew where it was detached: dummy_hcd enumerates nothing that reconnects."""
+        if self._pulled:
+            self.unbind()
+        super().plug()
+
+    def detach(self) -> None:
+        """There is no cable: the gadget lets go of the bus."""
+        if self._bound and self.host is not None:
+            write_attribute(SYSFS / "class/udc" / self.udc / "soft_connect", "disconnect")
+            self._pulled = True
+        super().detach()
+
+    def unbind(self) -> None:
+        """As every bench; afterwards it connects again."""
+        super().unbind()
+        self._pulled = False
 
     @contextmanager
     def cable(self) -> Iterator[usb.core.Device]:

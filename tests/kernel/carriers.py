@@ -6,24 +6,26 @@ and each ends as a USB device in this machine's sysfs, with its drivers and node
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
 import anyio
 import anyio.abc
-import anyio.from_thread
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from configfs.transaction import ConfigfsGadget
 from configfs.tree import userspace_functions
 from configfs.udc import KernelUDC
+from usbip_vudc.exportable import Exportable
 from usbip_vudc.gadget import Gadget
 from usbip_vudc.kernel_export import StubExport, VudcExport
-from usbip_vudc.exportable import Exportable
 from usbip_vudc.server import Server
 from usbip_vudc.stub import bind, unbind
 from usbip_vudc.sysfs import driver_of, interfaces, nodes, read_attribute
@@ -36,6 +38,7 @@ __all__ = (
     "DUMMY_SUPER",
     "EVERY",
     "MODULES",
+    "PATIENCE",
     "STUB",
     "USERSPACE_HIGH",
     "USERSPACE_SUPER",
@@ -43,7 +46,9 @@ __all__ = (
     "Carried",
     "Carrier",
     "carried",
+    "need_program",
     "on_carriers",
+    "on_kernel_udc",
     "wait_for",
 )
 
@@ -84,6 +89,14 @@ def on_carriers(*carriers: Carrier) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("carrier", carriers, ids=lambda carrier: carrier.name)
 
 
+def need_program(name: str, package: str) -> str:
+    """The path of a program; fails the test where Debian's package of it is not installed."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if found is None:
+        pytest.fail(f"{name} is not installed; run: apt install {package}")
+    return found
+
+
 def wait_for(look: Callable[[], _T | None], what: str, timeout: float = PATIENCE) -> _T:
     """Look until there is something; fails the test after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
@@ -100,10 +113,12 @@ def wait_for(look: Callable[[], _T | None], what: str, timeout: float = PATIENCE
 class Carried:
     """A gadget that this machine sees: ``device`` is its directory in sysfs.
 
-    ``unplug`` takes it away at the gadget's end, as pulling its cable would.
+    ``unplug`` takes it away at the gadget's end, as pulling its cable would. What is to run
+    beside the gadget is started through ``portal``.
     """
 
     device: Path
+    portal: BlockingPortal
     unplug: Callable[[], None]
 
     def node(self, prefix: str) -> str:
@@ -127,12 +142,12 @@ class Carried:
 def carried(gadget: Gadget, carrier: Carrier) -> Iterator[Carried]:
     """The gadget on its UDC, at the carrier's speed, enumerated; nothing is left afterwards."""
     with ExitStack() as stack:
-        portal = stack.enter_context(anyio.from_thread.start_blocking_portal())
+        portal = stack.enter_context(start_blocking_portal())
         if not carrier.udc:
             udc = UserspaceUDC(gadget, speed=carrier.speed, name=gadget.name)
             port = stack.enter_context(_server(portal, udc))
             device = stack.enter_context(_attached(port, "1-1"))
-            yield Carried(device, lambda: portal.call(udc.unplug))
+            yield Carried(device, portal, lambda: portal.call(udc.unplug))
             return
         unplug = stack.enter_context(
             on_kernel_udc(portal, replace(gadget, max_speed=carrier.speed), carrier.udc)
@@ -143,12 +158,12 @@ def carried(gadget: Gadget, carrier: Carrier) -> Iterator[Carried]:
         else:
             device = _dummy_device(carrier)
             if not carrier.stub:
-                yield Carried(device, unplug)
+                yield Carried(device, portal, unplug)
                 return
             export = stack.enter_context(_bound_to_stub(device))
         port = stack.enter_context(_server(portal, export))
         device = stack.enter_context(_attached(port, export.busid))
-        yield Carried(device, unplug)
+        yield Carried(device, portal, unplug)
 
 
 # --- the gadget's end ---------------------------------------------------------------------------
@@ -156,7 +171,7 @@ def carried(gadget: Gadget, carrier: Carrier) -> Iterator[Carried]:
 
 @contextmanager
 def on_kernel_udc(
-    portal: anyio.abc.BlockingPortal, gadget: Gadget, controller: str
+    portal: BlockingPortal, gadget: Gadget, controller: str
 ) -> Iterator[Callable[[], None]]:
     """The gadget bound to a UDC of the kernel; yields what unplugs it.
 
@@ -180,7 +195,7 @@ def on_kernel_udc(
 
 
 @contextmanager
-def _server(portal: anyio.abc.BlockingPortal, udc: UserspaceUDC | Exportable) -> Iterator[int]:
+def _server(portal: BlockingPortal, udc: UserspaceUDC | Exportable) -> Iterator[int]:
     """Our server with one device; yields its TCP port."""
     scope = portal.call(anyio.CancelScope)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -57,7 +57,8 @@ class Modules:
         name = module.replace("-", "_")
         if sg and module in self._without:
             options, taint = self._without.pop(module)
-            _run("rmmod", name)
+            if (_MODULES / name).exists():
+                _run("rmmod", name)
             _run("modprobe", module, *options)
             assert read_attribute(_MODULES / name / "taint") == taint
         elif not sg and module not in self._without:
@@ -84,5 +85,6 @@ def exchangeable(*modules: str) -> Iterator[Modules]:
     try:
         yield loaded
     finally:
-        for module in modules:
-            loaded.want(module, sg=True)
+        with ExitStack() as undo:  # each, whatever becomes of the others
+            for module in modules:
+                undo.callback(loaded.want, module, sg=True)

@@ -14,6 +14,7 @@ from tests.kernel.benches import (
 )
 from tests.udc_bench import Bench
 from tests.udc_conformance import ROWS, Row, play
+from tests.udc_lifecycle import CLAIMS, Claim
 from usbip_vudc.usb.ch9 import Speed
 
 pytestmark = pytest.mark.kernel
@@ -39,3 +40,9 @@ def bench(request: pytest.FixtureRequest, need_modules: Callable[..., None]) -> 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_row(bench: Bench, row: Row) -> None:
     play(bench, row)
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.__name__)
+def test_life(bench: Bench, claim: Claim) -> None:
+    with bench.ready():
+        claim(bench)

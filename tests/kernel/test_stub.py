@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.kernel.kernel_disk import CONTENT, disk_of, kernel_disk, read_disk
+from usbip_vudc.cli import main
 from usbip_vudc.host.handshake import ImportRefused, import_device, list_devices
 from usbip_vudc.kernel_export import Discovery, StubExport
 from usbip_vudc.serving import serving_udcs
@@ -40,9 +42,11 @@ USBDEVFS_CLAIM_PORT = 0x80045518
 TABLE = Path("/sys/bus/usb/drivers/usbip-host/match_busid")
 
 
-@pytest.fixture(autouse=True)
-def modules(need_modules: Callable[..., None]) -> None:
-    need_modules("vhci-hcd", "usbip-host", "dummy_hcd", "libcomposite", "usb-storage", "sd_mod")
+def run(*arguments: str) -> str:
+    """What a command prints."""
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def found(matches: Callable[[Path], bool]) -> Path:
@@ -61,9 +65,10 @@ def is_dummys_disk(path: Path) -> bool:
     )  # fmt: skip
 
 
-@pytest.fixture
-def busid() -> Iterator[str]:
-    """A disk on dummy_hcd with its own driver."""
+@pytest.fixture(scope="module")
+def busid(need_modules: Callable[..., None]) -> Iterator[str]:
+    """A disk on dummy_hcd; each test finds it, and leaves it, with its own driver."""
+    need_modules("vhci-hcd", "usbip-host", "dummy_hcd", "libcomposite", "usb-storage", "sd_mod")
     with kernel_disk("dummy_udc.0", "stubdisk"):
         device = found(is_dummys_disk)
         wait_nodes(device)
@@ -103,9 +108,9 @@ def test_a_device_goes_through_the_stub_and_comes_back(busid: str) -> None:
 def test_a_device_may_be_bound_while_the_server_runs(busid: str) -> None:
     discovery = Discovery()
     assert busid not in [export.busid for export in discovery()]
-    bind(busid)
+    assert run("bind", "-b", busid) == f"{busid} is bound to usbip-host\n"
     assert busid in [export.busid for export in discovery()]
-    unbind(busid)
+    assert run("unbind", "-b", busid) == f"{busid} has its own driver again\n"
     assert busid not in [export.busid for export in discovery()]
 
 

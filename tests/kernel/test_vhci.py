@@ -41,7 +41,7 @@ pytestmark = pytest.mark.kernel
 HOST = "127.0.0.1"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def modules(need_modules: Callable[..., None]) -> None:
     need_modules("vhci-hcd", "usb-storage", "sd_mod", "cdc-acm")
 
@@ -145,7 +145,9 @@ def test_attach_port_list_and_detach_as_commands() -> None:
         assert command("port").stdout == f"{number} {said['busid']} 1d6b:0106 high {remote}\n"
         assert command("detach", "-p", str(number)).stdout == f"port {number} is detached\n"
         done = command("attach", "-r", HOST, "-b", "1-1", "-t", str(port), "--wait=20")
-        assert set(done.stdout.split()) == set(said["nodes"]), "the same nodes, one a line"
+        nodes = tuple(done.stdout.splitlines())
+        assert kinds(nodes) == kinds(tuple(said["nodes"])), "one a line"
+        assert all(Path(node).exists() for node in nodes)
         assert command("detach", "--all").stdout == f"port {number} is detached\n"
         assert command("port").stdout == ""
 

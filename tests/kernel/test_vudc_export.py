@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,11 +16,13 @@ from pathlib import Path
 
 import pytest
 import usb.core
+from click.testing import CliRunner
 
 from configfs.transaction import ConfigfsGadget
 from gadgets.presets import storage
 from tests.kernel.kernel_disk import CONTENT, disk_of, kernel_disk, read_disk
-from usbip_vudc.host.handshake import ImportRefused, import_device, list_devices
+from usbip_vudc.cli import main
+from usbip_vudc.host.handshake import ImportRefused, Listed, import_device, list_devices
 from usbip_vudc.host.storage import UsbStorage
 from usbip_vudc.kernel_export import KernelExport, VudcExport, vudcs
 from usbip_vudc.pyusb_backend import get_backend
@@ -39,6 +44,7 @@ pytestmark = pytest.mark.kernel
 
 HOST = "127.0.0.1"
 UDC = "usbip-vudc.0"
+EMPTY_UDC = "usbip-vudc.3"
 PATIENCE = 15
 USBIP, USBIPD = (
     shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
@@ -46,13 +52,14 @@ USBIP, USBIPD = (
 )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def modules(need_modules: Callable[..., None]) -> None:
     need_modules("vhci-hcd", "usbip-vudc", "libcomposite", "usb-storage", "sd_mod")
 
 
-@pytest.fixture
-def gadget() -> Iterator[ConfigfsGadget]:
+@pytest.fixture(scope="module")
+def gadget(modules: None) -> Iterator[ConfigfsGadget]:  # noqa: ARG001 - comes first
+    """A disk on the first vudc; each test finds it, and leaves it, bound and unplugged."""
     with kernel_disk(UDC, "vudcdisk") as made:
         yield made
 
@@ -62,6 +69,18 @@ def wait_for(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.create_server((HOST, 0)) as reserved:
+        port: int = reserved.getsockname()[1]
+        return port
+
+
+def listens(port: int) -> bool:
+    """Whether something listens there, found out without connecting: state 0A."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()
+    return any(f":{port:04X} " in line and " 0A " in line for line in lines)
 
 
 @contextmanager
@@ -107,10 +126,10 @@ def test_a_pyusb_program_reads_the_kernels_disk_without_vhci() -> None:
 
 
 def test_without_a_gadget_nothing_is_listed_and_an_import_is_refused() -> None:
-    with serving_udcs(VudcExport(UDC)) as port:
+    with serving_udcs(VudcExport(EMPTY_UDC)) as port:
         assert list_devices(HOST, port) == ()
         with pytest.raises(ImportRefused) as caught:
-            import_device(HOST, port, UDC)
+            import_device(HOST, port, EMPTY_UDC)
         assert caught.value.status is OpStatus.NODEV
 
 
@@ -173,6 +192,32 @@ def test_the_kernels_gadgets_stand_beside_userspace_ones(gadget: ConfigfsGadget)
     assert exports[0].name == gadget.name
 
 
+@pytest.mark.usefixtures("gadget")
+def test_the_command_exports_all_that_there_is_beside_a_gadget_of_its_own() -> None:
+    port = free_port()
+    found: dict[str, Listed] = {}
+
+    def host() -> None:
+        try:
+            wait_for(lambda: listens(port))
+            found.update((d.device.busid, d) for d in list_devices(HOST, port))
+            with attached(port, UDC) as nodes:
+                assert read_disk(disk_of(nodes)) == CONTENT
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=host)
+    thread.start()
+    done = CliRunner().invoke(main, ("export", "--gadget", "serial", "-t", str(port)))
+    thread.join()
+    assert done.exit_code == 0, done.output
+    assert set(found) == {"1-1", UDC}
+    assert done.stdout.splitlines() == [
+        f"listening on {HOST}:{port}", f"{UDC} vudcdisk 0525:a4a5 high",
+        "1-1 serial 0525:a4a7 super",
+    ]  # fmt: skip
+
+
 # --- the distribution's own tools ---------------------------------------------------------------
 
 needs_usbip = pytest.mark.skipif(
@@ -217,11 +262,10 @@ def test_usbip_attaches_a_userspace_gadget_and_we_detach_it() -> None:
 @needs_usbip
 @pytest.mark.usefixtures("gadget")
 def test_we_attach_what_usbipd_exports_and_usbip_port_knows_it() -> None:
-    with socket.create_server((HOST, 0)) as reserved:
-        port = reserved.getsockname()[1]
+    port = free_port()
     with subprocess.Popen((str(USBIPD), "--device", "-4", f"-t{port}")) as usbipd:
         try:
-            wait_for(lambda: f":{port:04X} " in Path("/proc/net/tcp").read_text())
+            wait_for(lambda: listens(port))
             number = attach_remote(HOST, port, UDC).port
             try:
                 nodes = wait_nodes(wait_device(number))

@@ -14,7 +14,7 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,7 +27,7 @@ from gadgets.mass_storage.lun import RamLun
 from tests.kernel.kernel_disk import CONTENT, disk_of, kernel_disk
 from tests.kernel.no_sg import Modules, exchangeable
 from tests.kernel.sg_read import read_sg, watched_lists
-from tests.kernel.usbmon import UsbMon, data_urbs
+from tests.kernel.usbmon import BulkUrb, UsbMon, data_urbs
 from usbip_vudc.errors import errno_name
 from usbip_vudc.gadget import Config, Gadget
 from usbip_vudc.kernel_export import StubExport
@@ -52,24 +52,41 @@ OFFSET: Final = 512 << 10
 BLOCK: Final = 512
 
 
+Urbs = Callable[[], list[int]]
+"""The lengths in bytes of the URBs of one data stage, as far as they have been seen."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A disk with `CONTENT`, and the data URBs in bytes that its controller got for our read."""
+    """A disk with `CONTENT`; ``watching`` sees the URBs that its controller gets for our read."""
 
     tcp_port: int
     busid: str
-    urbs: Callable[[], list[int]]
+    watching: Callable[[], AbstractContextManager[Urbs]]
 
 
 class Watched(UserspaceUDC):
     """Keeps what it is asked for on bulk IN."""
 
-    asked: list[int]
+    def __init__(self, gadget: Gadget) -> None:
+        super().__init__(gadget, speed=Speed.SUPER)
+        self.asked: list[int] = []
 
     def submit(self, urb: Urb) -> None:
-        if urb.endpoint & Direction.IN and urb.endpoint != Direction.IN:
+        if urb.endpoint & Direction.IN and urb.endpoint & 0x0F:
             self.asked.append(urb.length)
         super().submit(urb)
+
+    @contextmanager
+    def watching(self) -> Iterator[Urbs]:
+        """Nobody else uses the disk meanwhile: our read is the first, and ends with its CSW."""
+        start = len(self.asked)
+
+        def urbs() -> list[int]:
+            asked = self.asked[start:]
+            return asked[: asked.index(13)] if 13 in asked else asked
+
+        yield urbs
 
 
 @contextmanager
@@ -85,19 +102,9 @@ def userspace_vudc() -> Iterator[Exported]:
         serial="0123456789AB",
         configs=(Config(functions=(function,)),),
     )
-    udc = Watched(gadget, speed=Speed.SUPER)
-    udc.asked = []
+    udc = Watched(gadget)
     with serving_udcs(udc) as port:
-        # What the host asked first is how big the disk is; the CSW's 13 bytes end each command.
-        yield Exported(port, "1-1", lambda: _first_data_stage(udc.asked))
-
-
-def _first_data_stage(asked: list[int]) -> list[int]:
-    for number, length in enumerate(asked):
-        if length in (sum(LAYOUT), LAYOUT[0]):
-            stage = asked[number:]
-            return stage[: stage.index(13)] if 13 in stage else stage
-    return []
+        yield Exported(port, "1-1", udc.watching)
 
 
 @contextmanager
@@ -105,13 +112,17 @@ def dummy_hcd() -> Iterator[Exported]:
     """The kernel's mass storage on dummy_udc, its host controller's device behind usbip-host."""
     with kernel_disk("dummy_udc.0", "sgdisk"):
         device = _appeared()
+        bus = int(read_attribute(device / "busnum"))
+
+        @contextmanager
+        def watching() -> Iterator[Urbs]:
+            with UsbMon(bus) as monitor:
+                yield lambda: [urb.length for urb in data_stage(monitor)]
+
         bind(device.name)
         try:
-            with (
-                UsbMon(int(read_attribute(device / "busnum"))) as monitor,
-                serving_udcs(StubExport(device.name)) as port,
-            ):
-                yield Exported(port, device.name, lambda: _lengths(monitor))
+            with serving_udcs(StubExport(device.name)) as port:
+                yield Exported(port, device.name, watching)
         finally:
             unbind(device.name)
 
@@ -129,9 +140,9 @@ def _appeared() -> Path:
         time.sleep(0.02)
 
 
-def _lengths(monitor: UsbMon) -> list[int]:
-    urbs = data_urbs(monitor.urbs(), OFFSET // BLOCK, sum(LAYOUT) // BLOCK)
-    return [urb.length for urb in urbs]
+def data_stage(monitor: UsbMon) -> list[BulkUrb]:
+    """The URBs of our read on a bus."""
+    return data_urbs(monitor.urbs(), OFFSET // BLOCK, sum(LAYOUT) // BLOCK)
 
 
 @contextmanager
@@ -178,21 +189,23 @@ def impatient(node: str) -> Iterator[None]:
 
 
 def awkward_read(device: Path, node: str, exported: Exported) -> str:
-    """Read with `LAYOUT`, and say what came and in which URBs."""
-    with UsbMon(int(read_attribute(device / "busnum"))) as monitor, watched_lists() as probe:
+    """Read with `LAYOUT`: what came, and the URBs at vhci and at the server or what failed."""
+    bus = int(read_attribute(device / "busnum"))
+    with UsbMon(bus) as monitor, exported.watching() as server, watched_lists() as probe:
         try:
             data = read_sg(node, OFFSET, LAYOUT)
             said = verdict(data, CONTENT[OFFSET : OFFSET + sum(LAYOUT)])
         except OSError as error:
             said = errno.errorcode[error.errno or 0]
         assert LAYOUT in probe.lists(), f"usb-storage was not given {LAYOUT}: {probe.lists()}"
-        urbs = data_urbs(monitor.urbs(), OFFSET // BLOCK, sum(LAYOUT) // BLOCK)
+        urbs = data_stage(monitor)
+        there = server()
     lengths = [urb.length for urb in urbs]
     if status := urbs[0].status:
         assert tuple(lengths) == LAYOUT[: len(lengths)], "one URB of each entry, until one failed"
-        assert exported.urbs()[0] == LAYOUT[0]
-        return f"{said}; URB of {lengths[0]}: {errno_name(status).partition(' ')[0]}"
-    return f"{said}; URB {format_layout(lengths)}, server's {format_layout(exported.urbs())}"
+        assert there[0] == LAYOUT[0]
+        return f"{said}; {errno_name(status).partition(' ')[0]} in {lengths[0]}"
+    return f"{said}; {format_layout(lengths)}, {format_layout(there)}"
 
 
 # --- the claims ---------------------------------------------------------------------------------
@@ -203,8 +216,8 @@ SERVERS: Final = {
     "dummy_hcd no SG": dummy_hcd,
 }
 
-GREEN: Final = "data equal; URB 32256, server's {}"
-RED: Final = "EIO; URB of 3584: -EOVERFLOW"
+GREEN: Final = "data equal; 32256, {}"
+RED: Final = "EIO; -EOVERFLOW in 3584"
 
 # In this order no module is exchanged twice.
 CASES: Final = (
@@ -231,7 +244,9 @@ def rows(request: pytest.FixtureRequest) -> Iterator[list[Row]]:
     claims: list[Row] = []
     yield claims
     capture = request.config.pluginmanager.getplugin("capturemanager")
-    shown = table("the SG list 3584+7x4096 at SuperSpeed", claims)
+    shown = table(
+        "SG list 3584+7x4096 at SuperSpeed: what came, URBs at vhci and at the server", claims
+    )
     with capture.global_and_fixture_disabled():
         print()
         Console(width=130).print(shown)
@@ -240,13 +255,17 @@ def rows(request: pytest.FixtureRequest) -> Iterator[list[Row]]:
             Console(file=file, width=130).print(shown)
 
 
-@pytest.mark.parametrize(("vhci", "server", "expected"), CASES, ids=lambda text: text)
+@pytest.mark.parametrize(
+    ("vhci", "server", "expected"),
+    CASES,
+    ids=[f"{vhci} at vhci, {server}" for vhci, server, _ in CASES],
+)
 def test_sg_at_vhci_decides_whether_the_read_overflows(
     vhci: str, server: str, expected: str, modules: Modules, rows: list[Row]
 ) -> None:
     modules.want("vhci-hcd", sg=vhci == "SG")
     modules.want("dummy_hcd", sg=server != "dummy_hcd no SG")
-    case = f"vhci {vhci}, server {server}"
+    case = f"vhci {vhci}, {server}"
     mine = []
 
     def claim(done: str, expected: str, seen: str) -> None:
@@ -254,7 +273,7 @@ def test_sg_at_vhci_decides_whether_the_read_overflows(
         rows.append(mine[-1])
 
     with SERVERS[server]() as exported, attached(exported) as (device, node):
-        claim("plain read of 1 MiB", "data equal", plain_read(node))
+        claim("plain read, 1 MiB", "data equal", plain_read(node))
         with impatient(node):
             claim("preadv 3584+7x4096", expected, awkward_read(device, node, exported))
         if expected == RED:

@@ -118,7 +118,7 @@ def run(
             modules=machine.kernel.modules,
             visible=(Path(sys.prefix), Path(sys.base_prefix)),
         )
-        (work / "guest.sh").write_text(script(task))
+        (work / "guest.sh").write_bytes(os.fsencode(script(task)))
         launch = launch_command(machine, image, entry(work))
         started = time.monotonic()
         with _started(launch, work) as process:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -63,8 +64,12 @@ def from_debian(suite: str, *, progress: Progress) -> Kernel:
             raise
         _log.warning("using the kernel of the cache: %s", error)
         return known
-    directory = kernel.modules.parent.parent.parent
-    note.write_text(json.dumps({"directory": str(directory), "origin": kernel.origin}))
+    kept = {
+        "directory": str(kernel.modules.parent.parent.parent),
+        "origin": kernel.origin,
+        "suite": kernel.suite,
+    }
+    note.write_text(json.dumps(kept))
     return kernel
 
 
@@ -81,15 +86,15 @@ def own_suite(root: Path = Path("/")) -> str:
 def _known(note: Path) -> Kernel | None:
     try:
         kept = json.loads(note.read_text())
-        return _unpacked(Path(kept["directory"]), kept["origin"])
+        return _unpacked(Path(kept["directory"]), kept["origin"], kept["suite"])
     except (OSError, ValueError, KeyError, UsbipVudcError):
         return None
 
 
-def _unpacked(tree: Path, origin: str) -> Kernel:
+def _unpacked(tree: Path, origin: str, suite: str | None) -> Kernel:
     """The kernel of an unpacked package: the image in boot/, or since 7.0 among the modules."""
     found = [
-        Kernel(modules.name, image, modules, origin)
+        Kernel(modules.name, image, modules, origin, suite)
         for modules in tree.glob("lib/modules/*")
         for image in (tree / "boot" / f"vmlinuz-{modules.name}", modules / "vmlinuz")
         if image.exists()
@@ -99,36 +104,49 @@ def _unpacked(tree: Path, origin: str) -> Kernel:
     return found[0]
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A kernel in the archive: ``source`` may be the security updates of ``suite``."""
+
+    suite: str
+    source: Source
+    packages: tuple[Package, ...]
+
+    @property
+    def version(self) -> str:
+        return self.packages[0].version
+
+
 def _fetched(suite: str, progress: Progress) -> Kernel:
     architecture = _ARCHITECTURES.get(platform.machine())
     if architecture is None:
         raise UsbipVudcError(f"no Debian kernels for {platform.machine()} here: name a vmlinuz")
-    source, packages = _newest(suite, architecture, progress)
-    first = packages[0]
-    directory = cache_directory() / "kernels" / f"{first.version}-{architecture}"
+    found = _newest(suite, architecture, progress)
+    directory = cache_directory() / "kernels" / f"{found.version}-{architecture}"
     if not directory.exists():
-        _unpack_all(source, packages, directory, progress)
-    return _unpacked(directory, f"Debian {source.suite} {first.version}, in the cache")
+        _unpack_all(found, directory, progress)
+    origin = f"Debian {found.source.suite} {found.version}, in the cache"
+    return _unpacked(directory, origin, found.suite)
 
 
-def _newest(
-    suite: str, architecture: str, progress: Progress
-) -> tuple[Source, tuple[Package, ...]]:
+def _newest(suite: str, architecture: str, progress: Progress) -> _Found:
     mirror = apt_mirror()
     suites: tuple[str, ...] = (suite,)
     if suite == NEWEST:
         suites = ("sid", f"{codename(Source(mirror.main, 'stable'))}-backports")
-    found: list[tuple[Source, tuple[Package, ...]]] = []
-    for source in (source for name in suites for source in sources_of(name, mirror)):
-        packages = index(source, architecture, progress=progress)
-        if packages and f"linux-image-{architecture}" in packages:
-            found.append((source, kernel_packages(packages, architecture)))
+    found = [
+        _Found(name, source, kernel_packages(packages, architecture))
+        for name in suites
+        for source in sources_of(name, mirror)
+        if (packages := index(source, architecture, progress=progress))
+        and f"linux-image-{architecture}" in packages
+    ]
     if not found:
         raise SchemeError(
             f"--kernel debian:{suite}: {mirror.main} has no kernel in such a suite; "
             "bullseye, bookworm, trixie, trixie-backports and sid are some"
         )
-    return max(found, key=lambda pair: version_key(pair[1][0].version))
+    return max(found, key=lambda one: version_key(one.version))
 
 
 def apt_mirror() -> Mirror:
@@ -140,20 +158,18 @@ def apt_mirror() -> Mirror:
     )
 
 
-def _unpack_all(
-    source: Source, packages: tuple[Package, ...], directory: Path, progress: Progress
-) -> None:
+def _unpack_all(found: _Found, directory: Path, progress: Progress) -> None:
     """Everything in a directory that appears only when it is whole."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".unpacking-"))
     try:
         tree = work / "tree"
-        for package in packages:
+        for package in found.packages:
             file = work / "package.deb"
-            url = f"{source.url}/{package.filename}"
+            url = f"{found.source.url}/{package.filename}"
             download(url, file, package.sha256, package.size, what=package.name, progress=progress)
             unpack(file, tree)
-        _depmod(tree, _unpacked(tree, "").version)
+        _depmod(tree, _unpacked(tree, "", None).version)
         try:
             tree.rename(directory)
         except OSError:  # another process was faster

@@ -54,7 +54,11 @@ def carried(environment: Mapping[str, str]) -> dict[str, str]:
 
     A pyenv shim takes 20 s under emulation, so the directories of shims are left out.
     """
-    kept = {name: text for name, text in environment.items() if not _STAYS.fullmatch(name)}
+    kept = {
+        name: text
+        for name, text in environment.items()
+        if re.fullmatch(r"[A-Za-z_]\w*", name) and not _STAYS.fullmatch(name)
+    }
     base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     path = [str(Path(sys.executable).parent), str(base.parent)]
     path += f"{environment.get('PATH', '')}:{_SYSTEM_PATH}".split(":")

@@ -25,6 +25,8 @@ class Kernel:
     modules: Path
     origin: str
     """Where it came from, in words."""
+    suite: str | None = None
+    """Debian's suite that has its packages, where that is known."""
 
 
 def image_version(image: Path) -> str:

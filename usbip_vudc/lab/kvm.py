@@ -40,13 +40,12 @@ def boot_sector() -> bytes:
     return code.ljust(510, b"\0") + b"\x55\xaa"
 
 
-def probe(qemu: str) -> Kvm:
+def probe(qemu: str, device: Path = Path("/dev/kvm")) -> Kvm:
     """Try KVM with this QEMU, for at most 5 seconds; the answer is kept until the next boot."""
-    device = Path("/dev/kvm")
     if not device.exists():
-        return Kvm(False, "there is no /dev/kvm")
+        return Kvm(False, f"there is no {device}")
     if not os.access(device, os.R_OK | os.W_OK):
-        return Kvm(False, "/dev/kvm may not be opened by this user: usermod -aG kvm USER")
+        return Kvm(False, f"{device} may not be opened by this user: usermod -aG kvm USER")
     kept = cache_directory() / f"kvm-{_identity(qemu)}.json"
     try:
         return Kvm(**json.loads(kept.read_text()))

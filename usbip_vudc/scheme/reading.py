@@ -19,9 +19,7 @@ __all__ = ("is_scheme", "load_scheme", "parse_scheme")
 
 _SPEEDS: Final = {s.word: s for s in (Speed.LOW, Speed.FULL, Speed.HIGH, Speed.SUPER)}
 
-_KINDS: Final = (
-    f"type (one of {', '.join(FUNCTIONS)}), kernel (a function of the kernel) or same_as"
-)
+_KINDS: Final = f"one of type ({', '.join(FUNCTIONS)}), kernel (a function of the kernel), same_as"
 
 # Attributes that name a file: the kernel would look for it from wherever we are.
 _FILES: Final = {"mass_storage": re.compile(r"lun\.\d+/file")}
@@ -119,8 +117,8 @@ def _config(table: Table, functions: _Functions) -> Config:
 def _function(table: Table, functions: _Functions) -> Function | KernelFunction:
     kinds = [key for key in ("type", "kernel", "same_as") if key in table]
     if len(kinds) != 1:
-        said = " and ".join(kinds) or "none"
-        raise SchemeError(f"{table.where}: {table.path}: {said}: expected one of {_KINDS}")
+        said = " and ".join(kinds) or "no function"
+        raise SchemeError(f"{table.where}: {table.path} has {said}: expected {_KINDS}")
     if kinds == ["type"]:
         kind = table.choice("type", {kind: kind for kind in FUNCTIONS})
         return function_scheme(kind).from_scheme(table)

@@ -21,7 +21,9 @@ __all__ = ("dump_scheme", "template")
 
 _WIDTH: Final = 100
 
-_HEX_DIGITS: Final = {"idVendor": 4, "idProduct": 4, "bcdDevice": 4, "vendor_code": 2}
+_HEX_DIGITS: Final = {
+    "idVendor": 4, "idProduct": 4, "bcdDevice": 4, "vendor_code": 2, "device_class": 2,
+}  # fmt: skip
 """Numbers that are written as their specifications write them."""
 
 _COMMENTS: Final = {
@@ -178,7 +180,7 @@ def _value(value: object, hex_digits: int = 0) -> str:
         inner = (f"{_key(k)} = {_value(v, _HEX_DIGITS.get(k, 0))}" for k, v in value.items())
         return f"{{ {', '.join(inner)} }}"
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(_value(item, hex_digits) for item in value)}]"
     if hex_digits and isinstance(value, int):
         return f"{value:#0{hex_digits + 2}x}"
     return tomli_w.dumps({"x": value}).removeprefix("x = ").rstrip("\n")
