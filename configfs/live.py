@@ -72,7 +72,7 @@ def _text(strings: Path, name: str) -> Text:
         texts[int(language.name, 0)] = text
     if set(texts) <= {LANGID_ENGLISH_US}:
         return texts.get(LANGID_ENGLISH_US, "")
-    return {code: text for code, text in sorted(texts.items()) if text}
+    return {code: text for code, text in sorted(texts.items()) if text} or ""
 
 
 def _os_descriptors(path: Path) -> OsDescriptors | None:

@@ -199,3 +199,16 @@ def configfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeConfigfs:
     """An empty configfs, and a runtime directory of its own."""
     monkeypatch.setenv("USBIP_VUDC_RUNTIME_DIR", str(tmp_path / "run"))
     return FakeConfigfs(tmp_path / "config/usb_gadget", monkeypatch)
+
+
+def add_udc(root: Path, name: str, driver: str, **attributes: str) -> None:
+    """A UDC as /sys/class/udc shows it."""
+    device = root.parent / "devices" / name
+    device.mkdir(parents=True)
+    (device / "driver").symlink_to(root.parent / "drivers" / driver)
+    udc = root / name
+    udc.mkdir(parents=True)
+    (udc / "device").symlink_to(device)
+    usual = {"current_speed": "UNKNOWN", "maximum_speed": "super-speed", "state": "not attached"}
+    for key, value in {**usual, "function": "", **attributes}.items():
+        (udc / key).write_text(f"{value}\n")

@@ -40,10 +40,12 @@ from usbip_vudc.report import progress
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "build" / "test-results"
 FALLBACK = "debian:bookworm"
-LAB_TIMEOUT = 900
+LAB_TIMEOUT = int(os.environ.get("USBIP_VUDC_LANE_TIMEOUT", "900"))
 """Seconds for boot and tests: with the userspace lane, less than 20 minutes."""
 
 console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console = Console(highlight=False, soft_wrap=True, width=120)
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ def on_kernels(kernels: Sequence[str], arguments: Sequence[str]) -> int:
     lanes = {kernel: kernel_lane(kernel, arguments) for kernel in kernels}
     table = Table(title="kernel lane", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("kernel", "version", "passed", "failed", "skipped", "seconds", "dmesg"):
-        table.add_column(heading, justify="right" if heading == "seconds" else "left")
+        table.add_column(heading, no_wrap=heading == "version")
     for kernel, lane in lanes.items():
         if lane.counts is None:
             table.add_row(kernel, f"[bold red]{lane}[/]")

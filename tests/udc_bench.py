@@ -22,10 +22,11 @@ import usb.core
 import usb.util
 
 from tests.devices import Script, Scripted, gadget
-from usbip_vudc.function import Endpoint, Request
+from usbip_vudc.function import ControlRequest, Endpoint, Request
 from usbip_vudc.gadget import Gadget
 from usbip_vudc.pyusb_backend import get_backend
 from usbip_vudc.server import DEFAULT_HOST, Server
+from usbip_vudc.sglist import Buffer
 from usbip_vudc.usb.ch9 import Direction, Feature, Speed, StandardRequest
 from usbip_vudc.vudc import UserspaceUDC
 
@@ -65,6 +66,12 @@ class Device(Scripted):
         await self._ordered.wait()
         if self._order is not None:
             await self._order(endpoints)
+
+    def setup(self, request: ControlRequest) -> Buffer | None:
+        try:
+            return super().setup(request)
+        finally:
+            self.tell()
 
     def order(self, script: Script) -> None:
         """Make this life do something. To be called in the UDC's thread."""

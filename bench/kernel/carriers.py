@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import time
@@ -19,6 +18,8 @@ from configfs.udc import KernelUDC
 from usbip_vudc import vhci
 from usbip_vudc.gadget import Gadget
 from usbip_vudc.server import Server
+from usbip_vudc.settle import NotReady
+from usbip_vudc.sysfs import write_attribute
 from usbip_vudc.usb.ch9 import Speed
 from usbip_vudc.vudc import UserspaceUDC
 
@@ -66,15 +67,20 @@ class Carrier:
         """A vudc has a cable of its own; a dummy is plugged in for good."""
         if self.udc is None or not self.udc.startswith("usbip"):
             return
+        try:
+            port = self._connect(self.udc)
+        except NotReady:
+            # usbip-vudc may begin with a reply of the connection before, and vhci hangs up.
+            port = self._connect(self.udc)
+        undo.callback(vhci.detach, port)
+
+    def _connect(self, udc: str) -> int:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            fd = os.open(f"/sys/class/udc/{self.udc}/device/usbip_sockfd", os.O_WRONLY)
-            try:
-                os.write(fd, str(ours.fileno()).encode())
-            finally:
-                os.close(fd)
-            port = vhci.attach(theirs, devid=1 << 16 | 2, speed=self.speed)
-        undo.callback(vhci.detach, port)
+            write_attribute(
+                Path("/sys/class/udc") / udc / "device/usbip_sockfd", str(ours.fileno())
+            )
+            return vhci.attach(theirs, devid=1 << 16 | 2, speed=self.speed)
 
     def _serve(self, make: Callable[[], Gadget]) -> Serve:
         async def serve(say: Callable[[str], None]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from configfs.controllers import controllers
+from configfs.controllers import UDC_CLASS, controllers
 from configfs.live import read_gadget
 from configfs.sources import find_source
 from configfs.summary import summary
@@ -30,7 +30,7 @@ def udc(as_json: bool) -> None:
     A line has the UDC's name, its driver, virtual or real, its current and its maximum speed
     (- for none), its state, and the gadget bound to it (- for none).
     """
-    found = controllers()
+    found = controllers(root=UDC_CLASS, configfs=GADGETS)
     if as_json:
         click.echo(json.dumps({"udcs": [asdict(controller) for controller in found]}))
         return

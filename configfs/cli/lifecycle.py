@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 import click
 
-from configfs.controllers import Controller, choose, controllers
+from configfs.controllers import UDC_CLASS, Controller, choose, controllers
 from configfs.lifecycle import bring_down, clean_stale, install, stopping_on_sigterm
 from configfs.records import Record, alive, annotate, find, records
 from configfs.sources import Source, find_source
@@ -67,7 +67,7 @@ def up(
         if source.needs_process:
             _hold(source, controller.name, user, lambda: say(controller.name, changed=True))
         else:
-            install(source.build(), controller.name, source=source.digest)
+            install(source.build(), controller.name, source=source.digest, root=GADGETS)
             say(controller.name, changed=True)
 
 
@@ -81,29 +81,27 @@ def _source(what: str, options: GadgetOptions) -> Source:
 
 
 def _standing(source: Source, what: str, udc: str | None) -> ConfigfsGadget | None:
-    """The gadget itself where it is up already. Raises ClickException where another one is."""
+    """The gadget itself where it is up already. Raises UsbipVudcError where another one is."""
     tree = ConfigfsGadget(GADGETS / source.name)
     record = find(source.name)
     if not tree.exists:
         return None
     first = f"first: usbip-vudc down {source.name}"
     if record is None:
-        raise click.ClickException(
-            f"gadget {source.name} is in configfs already, and not ours; {first}"
-        )
+        raise UsbipVudcError(f"gadget {source.name} is in configfs, and not ours; {first}")
     if record.source != source.digest:
-        raise click.ClickException(f"gadget {source.name} is up, but {what} differs; {first}")
+        raise UsbipVudcError(f"gadget {source.name} is up, and not as {what} says now; {first}")
     if tree.udc and udc not in (None, tree.udc):
-        raise click.ClickException(f"gadget {source.name} is up on {tree.udc}, not {udc}; {first}")
+        raise UsbipVudcError(f"gadget {source.name} is up on {tree.udc}, not {udc}; {first}")
     return tree
 
 
 def _free(name: str | None) -> Controller:
-    controller = choose(name)
+    controller = choose(name, root=UDC_CLASS, configfs=GADGETS)
     if controller.gadget:
-        raise click.ClickException(
-            f"{controller.name} is taken by gadget {controller.gadget}; first: usbip-vudc down "
-            f"{controller.gadget}"
+        raise UsbipVudcError(
+            f"{controller.name} is taken by gadget {controller.gadget}; `usbip-vudc down "
+            f"{controller.gadget}` frees it where it is in configfs"
         )
     return controller
 
@@ -188,15 +186,15 @@ def down(name: str | None, everything: bool) -> None:
             check_name(name)
         except SchemeError as error:
             raise click.BadParameter(str(error), param_hint="NAME") from None
-        if bring_down(name):
+        if bring_down(name, root=GADGETS):
             click.echo(f"{name} removed")
         else:
             click.echo(f"{name} is not up; nothing was done", err=True)
         return
     for record in records():
-        if bring_down(record.name):
+        if bring_down(record.name, root=GADGETS):
             click.echo(f"{record.name} removed")
-    for other in gadgets():
+    for other in gadgets(root=GADGETS):
         click.echo(f"{other.name} is not ours and stays: usbip-vudc down {other.name}", err=True)
 
 
@@ -226,8 +224,11 @@ def list_(remote: str | None, tcp_port: int, as_json: bool) -> None:
         print_remote(remote, tcp_port, as_json)
         return
     _clean()
-    states = {controller.name: controller.state for controller in controllers()}
-    rows = [_row(gadget, states) for gadget in gadgets()]
+    states = {
+        controller.name: controller.state
+        for controller in controllers(root=UDC_CLASS, configfs=GADGETS)
+    }
+    rows = [_row(gadget, states) for gadget in gadgets(root=GADGETS)]
     if as_json:
         click.echo(json.dumps({"gadgets": rows}))
         return

@@ -28,7 +28,7 @@ from usbip_vudc.gadget import Gadget
 from usbip_vudc.kernel_export import StubExport, VudcExport
 from usbip_vudc.server import Server
 from usbip_vudc.stub import bind, unbind
-from usbip_vudc.sysfs import driver_of, interfaces, nodes, read_attribute
+from usbip_vudc.sysfs import interfaces, nodes, read_attribute, write_attribute
 from usbip_vudc.usb.ch9 import Speed
 from usbip_vudc.vhci import attach_remote, detach, wait_device
 from usbip_vudc.vudc import UserspaceUDC
@@ -45,10 +45,13 @@ __all__ = (
     "VUDC",
     "Carried",
     "Carrier",
+    "Host",
     "carried",
+    "dummy_device",
     "need_program",
     "on_carriers",
     "on_kernel_udc",
+    "prompt_scan",
     "wait_for",
 )
 
@@ -60,6 +63,9 @@ PATIENCE: Final = 30.0
 MODULES: Final = (
     "vhci-hcd", "usbip-vudc", "usbip-host", "dummy_hcd", "libcomposite", "usb_f_fs",
 )  # fmt: skip
+
+_STUB_TABLE: Final = Path("/sys/bus/usb/drivers/usbip-host/match_busid")
+_DELAY: Final = Path("/sys/module/usb_storage/parameters/delay_use")
 
 _T = TypeVar("_T")
 
@@ -97,6 +103,17 @@ def need_program(name: str, package: str) -> str:
     return found
 
 
+@contextmanager
+def prompt_scan() -> Iterator[None]:
+    """Usb-storage looks for its disk at once, instead of a second after the device appeared."""
+    before = read_attribute(_DELAY)
+    write_attribute(_DELAY, "0")
+    try:
+        yield
+    finally:
+        write_attribute(_DELAY, before)
+
+
 def wait_for(look: Callable[[], _T | None], what: str, timeout: float = PATIENCE) -> _T:
     """Look until there is something; fails the test after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
@@ -109,17 +126,11 @@ def wait_for(look: Callable[[], _T | None], what: str, timeout: float = PATIENCE
         time.sleep(0.01)
 
 
-@dataclass(slots=True)
-class Carried:
-    """A gadget that this machine sees: ``device`` is its directory in sysfs.
-
-    ``unplug`` takes it away at the gadget's end, as pulling its cable would. What is to run
-    beside the gadget is started through ``portal``.
-    """
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What this machine has of a gadget: ``device`` is its directory in sysfs."""
 
     device: Path
-    portal: BlockingPortal
-    unplug: Callable[[], None]
 
     def node(self, prefix: str) -> str:
         """The node whose name begins so, such as sd or ttyACM, as soon as it is there."""
@@ -136,6 +147,18 @@ class Carried:
     def wait_gone(self) -> None:
         """Wait until this machine has noticed that it was unplugged."""
         wait_for(lambda: not self.device.exists(), f"{self.device.name} gone")
+
+
+@dataclass(frozen=True, slots=True)
+class Carried(Host):
+    """A gadget that this machine sees, and that this process carries.
+
+    ``unplug`` takes it away at the gadget's end, as pulling its cable would. What is to run
+    beside the gadget is started through ``portal``.
+    """
+
+    portal: BlockingPortal
+    unplug: Callable[[], None]
 
 
 @contextmanager
@@ -156,7 +179,7 @@ def carried(gadget: Gadget, carrier: Carrier) -> Iterator[Carried]:
         if carrier is VUDC:
             export = VudcExport(carrier.udc)
         else:
-            device = _dummy_device(carrier)
+            device = dummy_device(carrier)
             if not carrier.stub:
                 yield Carried(device, portal, unplug)
                 return
@@ -223,7 +246,7 @@ def _attached(port: int, busid: str) -> Iterator[Path]:
         detach(number)
 
 
-def _dummy_device(carrier: Carrier) -> Path:
+def dummy_device(carrier: Carrier) -> Path:
     """The device on dummy_hcd's root hub of the carrier's speed, configured."""
     platform = Path("/sys/devices/platform") / carrier.udc.replace("dummy_udc", "dummy_hcd")
 
@@ -251,5 +274,7 @@ def _bound_to_stub(device: Path) -> Iterator[StubExport]:
     try:
         yield StubExport(device.name)
     finally:
-        if driver_of(device) == "usbip-host":  # it is gone where the gadget was unplugged
+        if device.exists():
             unbind(device.name)
+        else:  # it was unplugged, but its bus id stays in the driver's table
+            write_attribute(_STUB_TABLE, f"del {device.name}")

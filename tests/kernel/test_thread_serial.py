@@ -154,7 +154,7 @@ def read_until(fd: int, mark: bytes) -> bytes:
     return data
 
 
-# --- ways to use a line -------------------------------------------------------------------------------------
+# --- ways to use a line -------------------------------------------------------------------------
 
 
 def assert_cat(into: int, out_of: int, tmp_path: Path) -> None:

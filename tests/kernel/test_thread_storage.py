@@ -39,6 +39,7 @@ from tests.kernel.carriers import (
     VUDC,
     carried,
     need_program,
+    prompt_scan,
 )
 from usbip_vudc.gadget import Config, Gadget, KernelFunction
 
@@ -81,12 +82,8 @@ class By(Enum):
 @pytest.fixture(scope="module", autouse=True)
 def modules(need_modules: Callable[..., None]) -> Iterator[None]:
     need_modules(*MODULES, "usb_f_mass_storage", "usb-storage", "sd_mod", "loop", "ext4")
-    # usb-storage shall look for the disk at once, not a second after the device has appeared.
-    parameter = Path("/sys/module/usb_storage/parameters/delay_use")
-    before = parameter.read_text()
-    parameter.write_text("0")
-    yield
-    parameter.write_text(before)
+    with prompt_scan():
+        yield
 
 
 OURS: Final = [(carrier, By.OURS) for carrier in EVERY]
