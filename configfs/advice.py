@@ -139,13 +139,10 @@ def _function_advice(number: int, path: Path) -> str:
 
 def _bind_advice(number: int) -> str:
     return {
-        errno.ENODEV: (
-            "there is no such UDC (usbip-vudc udc lists them), or a FunctionFS function has no "
-            "descriptors yet"
-        ),
+        errno.ENODEV: "there is no such UDC: usbip-vudc udc lists them",
         errno.EBUSY: (
-            "there is no such UDC, or it is bound already, or a function could not start (the "
-            "kernel says EBUSY for all of them)"
+            "there is no such UDC, or it is bound already, or a function could not start, as a "
+            "FunctionFS one without descriptors cannot (the kernel says EBUSY for all of them)"
         ),
         errno.EINVAL: "the gadget needs a configuration, with a function in it",
         errno.EACCES: "run as root",
@@ -153,7 +150,7 @@ def _bind_advice(number: int) -> str:
 
 
 def _attribute_advice(number: int, path: Path) -> str:
-    if number == errno.ENOENT:
+    if number == errno.ENOENT and not path.exists():  # otherwise it is of what the value names
         there = _attributes(path.parent)
         near = difflib.get_close_matches(path.name, there, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

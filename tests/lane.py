@@ -8,7 +8,6 @@ tests/kernel. ``python -m tests.lane`` is what ``make test`` runs, with ``--kern
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -32,7 +31,7 @@ from usbip_vudc.lab.kernel_log import trouble_of_run
 from usbip_vudc.lab.kernels import Kernel
 from usbip_vudc.lab.kernels import installed as installed_kernel
 from usbip_vudc.lab.modules import build_variant
-from usbip_vudc.lab.packages import NEEDS, can_install, install, install_command
+from usbip_vudc.lab.packages import NEEDS, can_install, install, why_no_boot
 from usbip_vudc.lab.selection import find
 from usbip_vudc.lab.variants import VARIANTS
 from usbip_vudc.report import progress
@@ -179,17 +178,12 @@ def _without_sg(kernel: Kernel) -> Path:
 
 def _prepare() -> str:
     """Install what the lane needs, if we may; why the lab cannot boot, or nothing."""
-    if importlib.util.find_spec("virtme") is None:
-        return "virtme-ng is not installed: pip install 'usbip-vudc[lab]'"
     if can_install():
         try:
             install(NEEDS)
         except UsbipVudcError as error:
             console.print(f"kernel lane: {error}", markup=False)
-    lacking = [need for need in NEEDS if need.boots and not need.present()]
-    if not lacking:
-        return ""
-    return f"no {', '.join(need.what for need in lacking)}: {install_command(lacking)}"
+    return why_no_boot()
 
 
 def _fresh(directory: Path) -> Path:

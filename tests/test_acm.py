@@ -410,6 +410,14 @@ async def test_source_without_end_starts_over_for_each_connection() -> None:
                 assert (await read_all(host, 1 << 20))[: 1 << 20] == pattern(9, 1 << 20)
 
 
+async def test_source_throws_away_what_the_host_sends() -> None:
+    """A tty echoes until it is raw; a port that did not take that would block its host."""
+    async with plugged(AcmFunction(Source(seed=3))) as host:
+        for _ in range(20):
+            await write(host, noise(40_000))
+        assert await read_all(host, 4096) == pattern(3, 4096)
+
+
 async def test_source_of_given_bytes() -> None:
     async with plugged(AcmFunction(Source(b"login: ", length=5))) as host:
         assert await read(host) == b"login"

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.udc_bench import Bench, UserspaceBench
-from tests.udc_conformance import ROWS, Row, play
+from tests.udc_conformance import ROWS
 from tests.udc_lifecycle import CLAIMS, Claim
+from tests.udc_row import Row, play
 from usbip_vudc.usb.ch9 import Speed
 
 

@@ -21,13 +21,14 @@ from click.testing import CliRunner
 from usbip_vudc.cli import lab as cli
 from usbip_vudc.cli import main
 from usbip_vudc.errors import SchemeError, UsbipVudcError
-from usbip_vudc.lab import boot, selection
+from usbip_vudc.lab import boot, packages, selection
 from usbip_vudc.lab.boot import DIED, TIMED_OUT, Machine, Outcome, launch_command, run
 from usbip_vudc.lab.cache import fresh_results
 from usbip_vudc.lab.guest import END_OF_LOG, HOST_ROOT, Task, carried, entry, script
 from usbip_vudc.lab.kernel_log import EXPECTED, KernelLog, trouble, trouble_of_run
 from usbip_vudc.lab.kernels import NEEDED_MODULES, Kernel, from_path, image_version, installed
 from usbip_vudc.lab.kvm import Kvm, boot_sector, probe
+from usbip_vudc.lab.packages import Need
 from usbip_vudc.lab.selection import find
 
 EMULATION = Kvm(usable=False, reason="a test")
@@ -446,17 +447,31 @@ def lab(*arguments: str) -> tuple[int, str]:
 
 
 def test_a_lab_that_cannot_begin_says_so_with_125(monkeypatch: pytest.MonkeyPatch) -> None:
-    status, said = lab("--kernel", "/nowhere/vmlinuz", "--", "true")
-    assert status == DIED
-    assert said == (
+    monkeypatch.setattr(cli, "why_no_boot", lambda: "")
+    assert lab("--kernel", "/nowhere/vmlinuz", "--", "true") == (
+        DIED,
         "usbip-vudc: --kernel /nowhere/vmlinuz: no such file; it has to be a vmlinuz, debian or "
-        "debian:SUITE\n"
+        "debian:SUITE\n",
     )
+    monkeypatch.setattr(cli, "why_no_boot", lambda: "no file: apt-get install file")
+    assert lab("true") == (DIED, "usbip-vudc: no file: apt-get install file\n")
+
+
+def test_what_the_lab_lacks_is_named_with_what_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def need(what: str, there: bool, boots: bool) -> Need:
+        return Need(what, (f"{what}-package",), "", lambda: there, boots)
+
+    needs = (need("qemu", False, True), need("file", True, True), need("sz", False, False))
+    monkeypatch.setattr(packages, "NEEDS", needs)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: object())
+    assert packages.why_no_boot() == (
+        "no qemu: apt-get install --no-install-recommends qemu-package"
+    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert packages.why_no_boot() == "no virtme-ng: pip install 'usbip-vudc[lab]'"
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(cli, "find", lambda *_, **__: None)
-    status, said = lab("--", "true")
-    assert status == DIED
-    assert said == f"usbip-vudc: no qemu-system-{os.uname().machine}: apt install qemu-system-x86\n"
+    with pytest.raises(UsbipVudcError, match=f"no {packages.QEMU}: apt-get install"):
+        boot.find_qemu()
 
 
 def test_a_command_is_needed() -> None:
@@ -477,6 +492,7 @@ def test_the_command_ends_with_the_status_of_what_ran(
     monkeypatch.setattr(cli, "find", lambda *_, **__: vm.kernel)
     monkeypatch.setattr(cli, "probe", lambda _qemu: EMULATION)
     monkeypatch.setattr(cli, "find_qemu", lambda: "qemu")
+    monkeypatch.setattr(cli, "why_no_boot", lambda: "")
     log = shlex.quote(str(vm.results / "dmesg.txt"))
     vm.body = f"echo '[ 1.0] WARNING: x' >{log}; echo 3 >$RUN/status; echo 9 >$RUN/started"
     status, said = lab("--results", str(vm.results), "--", "pytest", "--flag", "-x")

@@ -27,6 +27,7 @@ from usbip_vudc.gadget import Gadget
 from usbip_vudc.pyusb_backend import get_backend
 from usbip_vudc.server import DEFAULT_HOST, Server
 from usbip_vudc.sglist import Buffer
+from usbip_vudc.urb import URB_ZERO_PACKET, HostUrb
 from usbip_vudc.usb.ch9 import Direction, Feature, Speed, StandardRequest
 from usbip_vudc.vudc import UserspaceUDC
 
@@ -34,6 +35,9 @@ T = TypeVar("T")
 
 DEADLINE: Final = 20.0
 """Seconds: only a failure takes that long."""
+
+OUR_HOST: Final = "our host"
+"""The trait of a bench whose host is our own pyusb backend."""
 
 
 class Device(Scripted):
@@ -107,7 +111,7 @@ class Device(Scripted):
 class Bench(ABC):
     """One controller with its device, and the host that it is plugged into by `ready`.
 
-    ``traits`` are what rows name where controllers differ: the UDC's driver, FunctionFS, vhci.
+    ``traits`` are what rows name where benches differ: the UDC's driver, FunctionFS, the host.
     """
 
     traits: frozenset[str]
@@ -204,11 +208,15 @@ class Bench(ABC):
         self.host = None
         self._cable.close()
 
-    def unbind(self) -> None:
-        """The controller goes away, and the device with it."""
+    def remove(self) -> None:
+        """The controller goes away, and the host sees its device go."""
         self._bound = False
+        self._udc.close()
+
+    def unbind(self) -> None:
+        """The same, and the host lets go of what it held."""
         try:
-            self._udc.close()
+            self.remove()
         finally:
             self.detach()
 
@@ -266,12 +274,20 @@ class Bench(ABC):
             return int(error.errno)
         return answer.tobytes()
 
-    def write(self, data: bytes, timeout_ms: int) -> tuple[int, int]:
-        """Write to the device: bytes moved, and an errno or 0."""
+    def write(self, data: bytes, timeout_ms: int, *, zero: bool = False) -> tuple[int, int]:
+        """Write to the device: bytes moved, and an errno or 0.
+
+        ``zero`` asks for URB_ZERO_PACKET, which pyusb has no word for: our own backend has it.
+        """
         try:
-            return int(self.opened.write(self.address("out"), data, timeout_ms)), 0
+            if zero:
+                urb = HostUrb(self.address("out"), data, flags=URB_ZERO_PACKET)
+                moved = self.opened._ctx.handle.host.transfer(urb, timeout_ms / 1000)
+            else:
+                moved = self.opened.write(self.address("out"), data, timeout_ms)
         except usb.core.USBError as error:
             return 0, int(error.errno)
+        return int(moved), 0
 
     def set_halt(self, role: str, *, halt: bool) -> None:
         """SET_FEATURE or CLEAR_FEATURE(ENDPOINT_HALT)."""
@@ -286,7 +302,7 @@ class Bench(ABC):
 class UserspaceBench(Bench):
     """The userspace UDC behind a server, and our own pyusb backend as its host."""
 
-    traits = frozenset(("userspace",))
+    traits = frozenset(("userspace", OUR_HOST))
 
     def __init__(self, speed: Speed) -> None:
         super().__init__()

@@ -7,8 +7,10 @@ Each claim is a function of a `Bench`, which it may leave unplugged. The seam's 
 from __future__ import annotations
 
 import errno
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +22,7 @@ import usb.util
 from gadgets.serial.packets import Receiver
 from tests.devices import echo
 from tests.udc_bench import DEADLINE, Bench, is_in
-from tests.udc_conformance import PATIENCE_MS, TIMEOUT_MS
+from tests.udc_row import PATIENCE_MS, TIMEOUT_MS
 from usbip_vudc.errors import EndpointDisabled
 from usbip_vudc.function import Endpoint, Request
 from usbip_vudc.sglist import SGList
@@ -86,6 +88,26 @@ def eventually_gone(bench: Bench) -> bool:
     return number == errno.ENODEV
 
 
+@contextmanager
+def waiting_read(bench: Bench) -> Iterator[list[bytes | int]]:
+    """A read of the host that something inside must end; yields what it returns, once it has.
+
+    Nobody can see that the URB has come to the UDC already: the claim must hold either way.
+    """
+    outcome: list[bytes | int] = []
+    usb.util.claim_interface(bench.opened, 0)  # pyusb would do it in the thread
+
+    def read() -> None:
+        outcome.append(bench.read(4 * bench.max_packet_size, PATIENCE_MS))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield outcome
+    finally:
+        reader.join(DEADLINE + 1)
+
+
 def has_stored(bench: Bench, data: bytes) -> None:
     """Its setup() was given these data; behind FunctionFS the host is told before that."""
     bench.wait(lambda: bench.device.stored == data, "the data in setup()")
@@ -132,6 +154,15 @@ def a_bus_reset_restarts_run(bench: Bench) -> None:
     works(bench)
 
 
+def resets_in_a_row_end_a_life_each(bench: Bench) -> None:
+    for _ in range(3):
+        life = busy_life(bench)
+        bench.reset()
+        is_over(bench, life)
+        assert bench.device.lives == life.number + 1
+    works(bench)
+
+
 def a_reset_of_a_busy_device_loses_only_its_life(bench: Bench) -> None:
     bench.order(echo)
     say(bench, b"before")
@@ -170,6 +201,13 @@ def unbinding_ends_run_and_its_requests_and_it_can_be_bound_again(bench: Bench) 
     works(bench)
 
 
+def a_urb_that_waits_ends_when_the_device_goes(bench: Bench) -> None:
+    with waiting_read(bench) as outcome:
+        bench.remove()
+    assert outcome == [errno.ENODEV]
+    bench.detach()
+
+
 def a_crash_of_run_disconnects_the_device(bench: Bench) -> None:
     async def crash(_endpoints: Mapping[str, Endpoint]) -> None:
         raise RuntimeError("a bug in the firmware")
@@ -197,7 +235,36 @@ def a_run_that_returns_leaves_nak(bench: Bench) -> None:
     assert len(bench.opened.ctrl_transfer(*GET_STATUS)) == 2
 
 
-# --- what it does meanwhile --------------------------------------------------------------------
+# --- what it does meanwhile: URBs that wait, and halts -----------------------------------------
+
+
+def a_urb_that_waits_gets_the_next_request(bench: Bench) -> None:
+    data = pattern(bench.max_packet_size + 25)
+    with waiting_read(bench) as outcome:
+        bench.queue("in", Request(data))
+    assert outcome == [data]
+
+
+def a_urb_that_waits_ends_when_the_device_halts(bench: Bench) -> None:
+    with waiting_read(bench) as outcome:
+        bench.call(bench.device.endpoints["in"].halt)
+    assert outcome == [errno.EPIPE]
+    bench.set_halt("in", halt=False)
+    bench.queue("in", Request(b"x" * 100))
+    assert bench.read(256, PATIENCE_MS) == b"x" * 100
+
+
+def a_halt_shows_in_get_status_until_it_is_cleared(bench: Bench) -> None:
+    for role in ("in", "out"):
+        ask = (0x82, 0, 0, bench.address(role), 2)
+        assert bench.opened.ctrl_transfer(*ask).tobytes() == b"\0\0"
+        bench.call(bench.device.endpoints[role].halt)
+        assert bench.opened.ctrl_transfer(*ask).tobytes() == b"\1\0"
+        bench.set_halt(role, halt=False)
+        assert bench.opened.ctrl_transfer(*ask).tobytes() == b"\0\0"
+
+
+# --- what it does meanwhile: control -----------------------------------------------------------
 
 
 def control_data_go_both_ways(bench: Bench) -> None:
@@ -234,6 +301,9 @@ def control_out_data_that_setup_does_not_handle(bench: Bench) -> None:
         seen = int(error.errno)
     assert seen == expected
     assert bench.opened.ctrl_transfer(*STORE, b"next", PATIENCE_MS) == 4
+
+
+# --- what it does meanwhile: data --------------------------------------------------------------
 
 
 def a_mebibyte_goes_each_way(bench: Bench) -> None:
@@ -333,9 +403,13 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     run_gets_its_endpoints_by_role_as_the_udc_chose_them,
     selecting_the_configuration_again_restarts_run,
     a_bus_reset_restarts_run,
+    resets_in_a_row_end_a_life_each,
     a_reset_of_a_busy_device_loses_only_its_life,
     configuration_0_ends_run_and_its_requests,
     a_run_that_returns_leaves_nak,
+    a_urb_that_waits_gets_the_next_request,
+    a_urb_that_waits_ends_when_the_device_halts,
+    a_halt_shows_in_get_status_until_it_is_cleared,
     control_data_go_both_ways,
     what_setup_does_not_handle_stalls_once,
     control_out_data_that_setup_does_not_handle,
@@ -345,6 +419,7 @@ CLAIMS: Final[tuple[Claim, ...]] = (
     a_stream_of_odd_sizes_loses_nothing,
     unbinding_ends_run_and_its_requests_and_it_can_be_bound_again,
     detaching_ends_run_and_its_requests_and_it_can_be_plugged_again,
+    a_urb_that_waits_ends_when_the_device_goes,
     a_crash_of_run_disconnects_the_device,
 )
 """Those that end the controller stand last: they cost most where it is the kernel's."""

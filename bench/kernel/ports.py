@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import termios
 import threading
 import time
 import tty
@@ -99,7 +100,8 @@ def _port(name: str) -> Iterator[int]:
     wait_for(lambda: node if node.exists() else None, name)
     port = _opened(node)
     try:
-        tty.setraw(port)
+        # At once: what a port echoed before it was raw may never drain.
+        tty.setraw(port, termios.TCSANOW)
         yield port
     finally:
         os.close(port)

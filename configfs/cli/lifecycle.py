@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -137,16 +137,24 @@ def _hold(source: Source, udc: str, user: str | None, say: Callable[[], None]) -
 
 async def _serve(run: Callable[..., Awaitable[None]], started: Callable[[], None]) -> None:
     failure: UsbipVudcError | OSError | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_stop_on_signal, tasks.cancel_scope)
-        try:
-            await run(task_status=_Started(started))
-        except (UsbipVudcError, OSError) as error:
-            failure = error
-        finally:
-            tasks.cancel_scope.cancel()
+    # Caught from here on: a signal in the middle of making the gadget waits until that is done.
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_stop_on_signal, signals, tasks.cancel_scope)
+            try:
+                await run(task_status=_Started(started))
+            except (UsbipVudcError, OSError) as error:
+                failure = error
+            finally:
+                tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+async def _stop_on_signal(signals: AsyncIterator[int], scope: anyio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
+        return
 
 
 class _Started:
@@ -157,13 +165,6 @@ class _Started:
 
     def started(self, _value: None = None) -> None:
         self._callback()
-
-
-async def _stop_on_signal(scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
-        async for _ in signals:
-            scope.cancel()
-            return
 
 
 # --- down --------------------------------------------------------------------------------------

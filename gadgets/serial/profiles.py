@@ -1,7 +1,7 @@
 """Where the bytes of a serial port go: small strategies, one to a port.
 
-`Echo`, `Sink` and `Source` are for tests of hosts; `Stream` hands the port to a program. None
-of them drops a byte: where one cannot take more, the host gets NAK.
+`Echo`, `Sink` and `Source` are for tests of hosts; `Stream` hands the port to a program. What is
+for them they take without losing a byte: where one cannot take more, the host gets NAK.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ class Source(Profile):
 
     ``length`` is in bytes; None is without end for a pattern, and all of ``data``. Every
     connection starts at the first byte. ``sent`` counts what this one's host has taken. Bytes
-    from the host are left unread (NAK).
+    from the host are thrown away: a Linux tty that is not yet raw echoes what it gets, and would
+    wait for ever for a port that does not take it.
     """
 
     def __init__(
@@ -148,12 +149,22 @@ class Source(Profile):
         self._data = memoryview(data if data is not None else _block(seed)).cast("B")
         # A pattern lies here twice and a bit, so that any chunk of it is one view.
         if data is None:
-            self._data = memoryview(bytes(self._data) * 2)
+            self._data = memoryview(bytearray(bytes(self._data) * 2))
         self._period = _PERIOD if data is None else 0
         self.sent = 0
 
-    def connect(self, in_endpoint: Endpoint, out_endpoint: Endpoint) -> None:  # noqa: ARG002
+    def connect(self, in_endpoint: Endpoint, out_endpoint: Endpoint) -> None:
         """Start at the first byte."""
+
+        def arrived() -> None:
+            if receiver.take():
+                receiver.release()
+
+        receiver = Receiver(out_endpoint, arrived)
+        receiver.start()
+        self._send(in_endpoint)
+
+    def _send(self, in_endpoint: Endpoint) -> None:
         self.sent = 0
         offset = 0
         lengths: deque[int] = deque()

@@ -14,7 +14,7 @@ import anyio.abc
 import usb.backend.libusb1
 import usb.core
 
-from tests.udc_bench import DEADLINE, Bench, UserspaceBench, claimed
+from tests.udc_bench import DEADLINE, OUR_HOST, Bench, UserspaceBench, claimed
 from usbip_vudc.kernel_export import VudcExport
 from usbip_vudc.pyusb_backend import get_backend
 from usbip_vudc.server import DEFAULT_HOST, Server
@@ -120,9 +120,9 @@ class DummyBench(KernelBench):
             self._pulled = True
         super().detach()
 
-    def unbind(self) -> None:
-        """As every bench; afterwards it connects again."""
-        super().unbind()
+    def remove(self) -> None:
+        """As of every bench; the next gadget connects."""
+        super().remove()
         self._pulled = False
 
     @contextmanager
@@ -171,6 +171,7 @@ class VudcServerBench(KernelBench):
 
     def __init__(self) -> None:
         super().__init__(VUDC, "usbip-vudc", Speed.HIGH)
+        self.traits |= {OUR_HOST}
         self.port = 0
 
     @contextmanager

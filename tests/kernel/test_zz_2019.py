@@ -48,6 +48,10 @@ DUMMY: Final = SYSFS / "devices/platform/dummy_hcd.0"
 PATIENCE: Final = 15
 
 LAYOUT: Final = parse_layout("3584+7x4096")
+FAILURES: Final = (errno.EIO, errno.EREMOTEIO)
+"""EIO where the CSW went into one of the URBs that were cancelled, and the device was reset;
+EREMOTEIO where it came, as usb-storage then says "invalid field in CDB" (transport.c)."""
+
 OFFSET: Final = 512 << 10
 BLOCK: Final = 512
 
@@ -196,7 +200,9 @@ def awkward_read(device: Path, node: str, exported: Exported) -> str:
             data = read_sg(node, OFFSET, LAYOUT)
             said = verdict(data, CONTENT[OFFSET : OFFSET + sum(LAYOUT)])
         except OSError as error:
-            said = errno.errorcode[error.errno or 0]
+            if error.errno not in FAILURES:
+                raise
+            said = "read fails"
         assert LAYOUT in probe.lists(), f"usb-storage was not given {LAYOUT}: {probe.lists()}"
         urbs = data_stage(monitor)
         there = server()
@@ -217,7 +223,7 @@ SERVERS: Final = {
 }
 
 GREEN: Final = "data equal; 32256, {}"
-RED: Final = "EIO; -EOVERFLOW in 3584"
+RED: Final = "read fails; -EOVERFLOW in 3584"
 
 # In this order no module is exchanged twice.
 CASES: Final = (

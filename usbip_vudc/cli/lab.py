@@ -20,6 +20,7 @@ from usbip_vudc.lab.boot import DIED, Machine, Outcome, find_qemu, run
 from usbip_vudc.lab.cache import fresh_results
 from usbip_vudc.lab.kernel_log import trouble_of_run
 from usbip_vudc.lab.kvm import probe
+from usbip_vudc.lab.packages import why_no_boot
 from usbip_vudc.lab.selection import find
 from usbip_vudc.report import progress
 
@@ -28,7 +29,7 @@ __all__ = ("lab",)
 _LINES_SHOWN: Final = 25
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.option(
     "--kernel",
     metavar="K",
@@ -79,6 +80,8 @@ def lab(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         with _signals_unwind():
+            if why := why_no_boot():
+                raise UsbipVudcError(why)
             found = find(kernel, modules, progress=partial(progress, console))
             machine = Machine(found, probe(find_qemu()), memory=memory, cpus=cpus, timeout=timeout)
             results = results.absolute() if results else fresh_results()

@@ -22,8 +22,10 @@ from typing import IO, Final
 
 from usbip_vudc.errors import UsbipVudcError
 from usbip_vudc.lab.guest import Task, carried, entry, script
+from usbip_vudc.lab.kernel_log import EXPECTED
 from usbip_vudc.lab.kernels import Kernel
 from usbip_vudc.lab.kvm import Kvm
+from usbip_vudc.lab.packages import QEMU
 
 __all__ = ("DIED", "TIMED_OUT", "Machine", "Outcome", "find_qemu", "launch_command", "run")
 
@@ -105,8 +107,10 @@ def run(
 
     Leaves dmesg.txt in ``results``, which must exist. Whatever ends it, an
     exception too, nothing goes on running and nothing is left but the results. Raises
-    UsbipVudcError if virtme-ng cannot be started.
+    OSError if a process cannot be started or a file not be written.
     """
+    for name in ("dmesg.txt", EXPECTED):  # of an earlier run
+        (results / name).unlink(missing_ok=True)
     with _run_directory() as work:
         image = _kernel_tree(machine.kernel, work)
         task = Task(
@@ -221,8 +225,7 @@ def _number(path: Path) -> float | None:
 
 def find_qemu() -> str:
     """Path of the QEMU that virtme-ng will use. Raises UsbipVudcError if there is none."""
-    name = f"qemu-system-{os.uname().machine}"
-    found = shutil.which(name)
+    found = shutil.which(QEMU)
     if found is None:
-        raise UsbipVudcError(f"no {name}: apt install qemu-system-x86")
+        raise UsbipVudcError(f"no {QEMU}: apt-get install qemu-system-x86")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import re
 import shutil
@@ -14,7 +15,8 @@ from typing import Final
 
 from usbip_vudc.errors import UsbipVudcError
 
-__all__ = ("NEEDS", "Need", "can_install", "install", "install_command", "library", "tool")
+__all__ = ("NEEDS", "QEMU", "Need", "can_install", "install", "install_command", "library", "tool",
+           "why_no_boot")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +63,10 @@ def _programs(*names: str) -> Callable[[], bool]:
     return lambda: all(tool(name) is not None for name in names)
 
 
-_QEMU: Final = f"qemu-system-{os.uname().machine}"
+QEMU: Final = f"qemu-system-{os.uname().machine}"
 
 NEEDS: Final = (
-    Need(_QEMU, ("qemu-system-x86",), "the virtual machine", _programs(_QEMU), boots=True),
+    Need(QEMU, ("qemu-system-x86",), "the virtual machine", _programs(QEMU), boots=True),
     Need("busybox, static", ("busybox-static",), "the initramfs", _static_busybox, boots=True),
     Need("file", ("file",), "virtme-ng reads versions with it", _programs("file"), boots=True),
     Need("modprobe", ("kmod",), "loading modules", _programs("modprobe", "depmod"), boots=True),
@@ -84,6 +86,16 @@ NEEDS: Final = (
     Need("gcc and make", ("gcc", "make"), "a vhci-hcd without SG", _programs("gcc", "make")),
 )  # fmt: skip
 """In the order of how much is lost without them."""
+
+
+def why_no_boot() -> str:
+    """What the lab lacks to boot here, with the command that mends it; empty if nothing."""
+    if importlib.util.find_spec("virtme") is None:
+        return "no virtme-ng: pip install 'usbip-vudc[lab]'"
+    lacking = [need for need in NEEDS if need.boots and not need.present()]
+    if not lacking:
+        return ""
+    return f"no {', no '.join(need.what for need in lacking)}: {install_command(lacking)}"
 
 
 def can_install() -> bool:
