@@ -92,6 +92,20 @@ def test_serve_creates_an_image_and_keeps_it(tmp_path: Path) -> None:
         assert str(image) in second.stderr
 
 
+def test_serve_takes_schemes_beside_ready_made_gadgets(tmp_path: Path) -> None:
+    scheme = tmp_path / "mine.toml"
+    scheme.write_text(run("template", "storage").stdout.replace('"storage"', '"mine"'))
+    with serving(str(scheme), "serial", "--speed", "high") as process:
+        listening_port(process)
+        assert [line(process) for _ in range(2)] == [
+            "1-1 mine 0525:a4a5 high", "1-2 serial 0525:a4a7 high",
+        ]  # fmt: skip
+    scheme.write_text("name = 1\n")
+    done = run("serve", str(scheme))
+    assert done.returncode == 2
+    assert "mine.toml: configs is missing: expected at least one" in " ".join(done.stderr.split())
+
+
 BAD = [
     (("serve", "toaster"), "'toaster' is unknown; there are composite, serial, storage"),
     (("serve",), "Missing argument 'NAME...'"),

@@ -109,7 +109,7 @@ class Device(Scripted):
 
 
 class Bench(ABC):
-    """One controller with its device, and the host that it is plugged into by `ready`.
+    """One controller with its device, and the host that it is plugged into (`plug`).
 
     ``traits`` are what rows name where benches differ: the UDC's driver, FunctionFS, the host.
     """
@@ -121,7 +121,6 @@ class Bench(ABC):
         self.device = Device()
         self.host: usb.core.Device | None = None
         self._bound = False
-        self._spoilt = False
         self._thread = ExitStack()
         self._udc = ExitStack()
         self._cable = ExitStack()
@@ -184,15 +183,18 @@ class Bench(ABC):
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Plugged in, running, with nothing queued: for one row or claim, in whatever state."""
-        if self.host is None or self._spoilt:
+        """Plugged in, running, with nothing queued: for one row or claim, and whole afterwards."""
+        if self.device.used or not self.device.alive:
+            self.reset()
+        try:
+            yield
+        except BaseException:
+            # Whatever state it is in now, the next one must not suffer from it.
             self.unbind()
             self.plug()
-        elif self.device.used or not self.device.alive:
-            self.reset()
-        self._spoilt = True
-        yield
-        self._spoilt = False
+            raise
+        if self.host is None:
+            self.plug()
 
     def plug(self) -> None:
         """Make the controller, where there is none, and plug it in: the device runs."""
