@@ -7,6 +7,7 @@ knows files, buffers and results; what a result means to a function is ffs.py's.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -102,9 +103,18 @@ class Transfers:
 
     async def run(self) -> None:
         """Hand completions out until cancelled."""
-        while True:
-            await anyio.wait_readable(self._eventfd)
-            self.collect()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            while True:
+                await anyio.wait_readable(self._eventfd)
+                self.collect()
+        # A reader that stays spares each wake two epoll_ctl and a task switch.
+        loop.add_reader(self._eventfd.fileno(), self.collect)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            loop.remove_reader(self._eventfd.fileno())
 
     def collect(self) -> None:
         """Hand out what has completed by now."""

@@ -36,10 +36,7 @@ def _gadget(function: Function | KernelFunction, carrier: Carrier) -> Gadget:
 
 
 def measure_ours(carrier: Carrier, length: int) -> list[Sample]:
-    """A sink that takes ``length`` bytes, then a source that gives as many.
-
-    What the host has written last may still be in its driver: some 64 KiB of each.
-    """
+    """A sink that takes ``length`` bytes, then a source that gives as many."""
     samples = []
     for what, profile, move in (("to gadget", Sink, _write), ("from gadget", Source, _read)):
         make = partial(_ours, profile, carrier)
@@ -84,6 +81,7 @@ def _write(port: int, length: int) -> float:
     started = time.monotonic()
     while length:
         length -= os.write(port, data[: min(length, _CHUNK)])
+    termios.tcdrain(port)
     return time.monotonic() - started
 
 

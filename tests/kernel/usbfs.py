@@ -45,7 +45,8 @@ class Usbfs:
     def read(self, length: int) -> bytes:
         """One transfer on the first bulk IN endpoint."""
         buffer = ctypes.create_string_buffer(length)
-        return buffer.raw[: self._bulk(self._in, buffer)]
+        actual = self._bulk(self._in, buffer)
+        return buffer.raw[:actual]
 
     def _bulk(self, endpoint: int, buffer: ctypes.Array[ctypes.c_char]) -> int:
         words = struct.pack("IIIP", endpoint, len(buffer), _TIMEOUT_MS, ctypes.addressof(buffer))
