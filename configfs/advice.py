@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -44,6 +45,9 @@ FUNCTION_MODULES: Final = {
 _PERMISSION: Final = (errno.EACCES, errno.EPERM)
 
 
+_LOG_LINES: Final = 3
+
+
 class ConfigfsError(UsbipVudcError):
     """The kernel refused a step in configfs.
 
@@ -73,10 +77,14 @@ class ConfigfsError(UsbipVudcError):
         verb: str,
         path: Path,
         written: bytes | None = None,
-        kernel: tuple[str, ...] = (),
+        log: Sequence[str] = (),
         advice: str = "",
     ) -> Self:
-        """What the system said of one step: ``verb`` is mkdir, writing, linking..."""
+        """What the system said of one step: ``verb`` is mkdir, writing, linking...
+
+        ``log`` is what the kernel's log said meanwhile; the end of it is kept.
+        """
+        kernel = tuple(log[-_LOG_LINES:])
         number = error.errno or 0
         parts = [f"{path}: {verb}{_shown(written)}: {os.strerror(number)} "
                  f"({errno.errorcode.get(number, number)})"]  # fmt: skip

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final, Self
 
 from configfs.advice import ConfigfsError
-from configfs.kernel_log import KernelLog
 from configfs.tree import (
     Link,
     MakeDir,
@@ -27,6 +26,7 @@ from configfs.tree import (
     undo,
 )
 from usbip_vudc.gadget import Gadget
+from usbip_vudc.kernel_log import KernelLog
 from usbip_vudc.sysfs import SysfsError, read_attribute, write_attribute
 
 __all__ = ("GADGETS", "ConfigfsError", "ConfigfsGadget", "gadgets")
@@ -48,7 +48,7 @@ class ConfigfsGadget:
         steps = plan(gadget)
         made = cls(root / gadget.name)
         done: list[Step] = [MakeDir("")]
-        with KernelLog() as kernel:
+        with KernelLog(required=False) as kernel:
             made._apply(done[0], kernel)
             try:
                 for step in steps:
@@ -89,12 +89,12 @@ class ConfigfsGadget:
 
     def bind(self, udc: str) -> None:
         """Bind it to a UDC by name. Raises ConfigfsError; nothing has then changed."""
-        with KernelLog() as kernel:
+        with KernelLog(required=False) as kernel:
             try:
                 write_attribute(self.path / "UDC", udc)
             except SysfsError as error:
                 raise ConfigfsError.of(
-                    error, "writing", self.path / "UDC", udc.encode(), kernel.lines(),
+                    error, "writing", self.path / "UDC", udc.encode(), kernel.read(),
                     advice=self._taken(udc) if error.errno == errno.EBUSY else "",
                 ) from None  # fmt: skip
         log.info("%s: bound to %s", self.path, udc)
@@ -150,7 +150,7 @@ class ConfigfsGadget:
         except OSError as error:
             verb = {MakeDir: "mkdir", Write: "writing", Link: "linking"}[type(step)]
             written = step.data if isinstance(step, Write) else None
-            raise ConfigfsError.of(error, verb, path, written, kernel.lines()) from None
+            raise ConfigfsError.of(error, verb, path, written, kernel.read()) from None
 
     def _take_back(self, steps: Iterable[Undo]) -> None:
         """Undo what was done, as far as it goes: the error under way says why."""

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import settings
 
 # Modules of tests that are no test files: their assertions are to say what they compared, too.
-pytest.register_assert_rewrite("tests.udc_bench", "tests.udc_row", "tests.udc_lifecycle")
+pytest.register_assert_rewrite(
+    "tests.udc_bench", "tests.udc_row", "tests.udc_running", "tests.udc_lifecycle"
+)
 
 # How long an example takes says nothing on a loaded machine.
 settings.register_profile("project", deadline=None)

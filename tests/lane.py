@@ -27,12 +27,12 @@ from rich.table import Table
 from usbip_vudc.errors import UsbipVudcError
 from usbip_vudc.lab.boot import DIED, TIMED_OUT
 from usbip_vudc.lab.cache import cache_directory
-from usbip_vudc.lab.kernel_log import trouble_of_run
 from usbip_vudc.lab.kernels import Kernel
 from usbip_vudc.lab.kernels import installed as installed_kernel
 from usbip_vudc.lab.modules import build_variant
 from usbip_vudc.lab.packages import NEEDS, can_install, install, why_no_boot
 from usbip_vudc.lab.selection import find
+from usbip_vudc.lab.trouble import trouble_of_run
 from usbip_vudc.lab.variants import VARIANTS
 from usbip_vudc.report import progress
 

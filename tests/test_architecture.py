@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = (
     "usbip_vudc.errors",
     "usbip_vudc.memory",
+    "usbip_vudc.kernel_log",
     "usbip_vudc.usb",
     "usbip_vudc.sglist",
     "usbip_vudc.urb",
@@ -47,6 +48,7 @@ ROOMS = (
 # The kernel's UDCs stand on the words, the seam and the model; their commands on the apps too.
 CONFIGFS_STANDS_ON = {
     "usbip_vudc.errors",
+    "usbip_vudc.kernel_log",
     "usbip_vudc.memory",
     "usbip_vudc.usb",
     "usbip_vudc.sglist",

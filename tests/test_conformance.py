@@ -8,8 +8,9 @@ import pytest
 
 from tests.udc_bench import Bench, UserspaceBench
 from tests.udc_conformance import ROWS
-from tests.udc_lifecycle import CLAIMS, Claim
+from tests.udc_lifecycle import LIFE_CLAIMS
 from tests.udc_row import Row, play
+from tests.udc_running import RUNNING_CLAIMS, Claim
 from usbip_vudc.usb.ch9 import Speed
 
 
@@ -25,7 +26,13 @@ def test_row(bench: Bench, row: Row) -> None:
     play(bench, row)
 
 
-@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.__name__)
+@pytest.mark.parametrize("claim", RUNNING_CLAIMS, ids=lambda claim: claim.__name__)
+def test_running(bench: Bench, claim: Claim) -> None:
+    with bench.ready():
+        claim(bench)
+
+
+@pytest.mark.parametrize("claim", LIFE_CLAIMS, ids=lambda claim: claim.__name__)
 def test_life(bench: Bench, claim: Claim) -> None:
     with bench.ready():
         claim(bench)

@@ -21,15 +21,16 @@ from click.testing import CliRunner
 from usbip_vudc.cli import lab as cli
 from usbip_vudc.cli import main
 from usbip_vudc.errors import SchemeError, UsbipVudcError
+from usbip_vudc.kernel_log import KernelLog
 from usbip_vudc.lab import boot, packages, selection
 from usbip_vudc.lab.boot import DIED, TIMED_OUT, Machine, Outcome, launch_command, run
 from usbip_vudc.lab.cache import fresh_results
 from usbip_vudc.lab.guest import END_OF_LOG, HOST_ROOT, Task, carried, entry, script
-from usbip_vudc.lab.kernel_log import EXPECTED, KernelLog, trouble, trouble_of_run
 from usbip_vudc.lab.kernels import NEEDED_MODULES, Kernel, from_path, image_version, installed
 from usbip_vudc.lab.kvm import Kvm, boot_sector, probe
 from usbip_vudc.lab.packages import Need
 from usbip_vudc.lab.selection import find
+from usbip_vudc.lab.trouble import EXPECTED, trouble, trouble_of_run
 
 EMULATION = Kvm(usable=False, reason="a test")
 PATIENCE = 20.0

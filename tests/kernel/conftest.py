@@ -13,7 +13,8 @@ from typing import Final
 
 import pytest
 
-from usbip_vudc.lab.kernel_log import EXPECTED, KernelLog, trouble
+from usbip_vudc.kernel_log import KernelLog
+from usbip_vudc.lab.trouble import EXPECTED, trouble
 
 HERE = Path(__file__).parent
 IN_LAB = os.environ.get("USBIP_VUDC_LAB") == "1" and os.geteuid() == 0

@@ -14,8 +14,9 @@ from tests.kernel.benches import (
 )
 from tests.udc_bench import Bench
 from tests.udc_conformance import OTHER_ROWS, TEN_ROWS
-from tests.udc_lifecycle import CLAIMS, Claim
+from tests.udc_lifecycle import LIFE_CLAIMS
 from tests.udc_row import Row, play, play_all
+from tests.udc_running import RUNNING_CLAIMS, Claim
 from usbip_vudc.usb.ch9 import Speed
 
 pytestmark = pytest.mark.kernel
@@ -48,7 +49,13 @@ def test_other_rows(bench: Bench) -> None:
     play_all(bench, OTHER_ROWS)
 
 
-@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.__name__)
+@pytest.mark.parametrize("claim", RUNNING_CLAIMS, ids=lambda claim: claim.__name__)
+def test_running(bench: Bench, claim: Claim) -> None:
+    with bench.ready():
+        claim(bench)
+
+
+@pytest.mark.parametrize("claim", LIFE_CLAIMS, ids=lambda claim: claim.__name__)
 def test_life(bench: Bench, claim: Claim) -> None:
     with bench.ready():
         claim(bench)

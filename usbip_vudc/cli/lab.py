@@ -18,10 +18,10 @@ from rich.console import Console
 from usbip_vudc.errors import UsbipVudcError
 from usbip_vudc.lab.boot import DIED, Machine, Outcome, find_qemu, run
 from usbip_vudc.lab.cache import fresh_results
-from usbip_vudc.lab.kernel_log import trouble_of_run
 from usbip_vudc.lab.kvm import probe
 from usbip_vudc.lab.packages import why_no_boot
 from usbip_vudc.lab.selection import find
+from usbip_vudc.lab.trouble import trouble_of_run
 from usbip_vudc.report import progress
 
 __all__ = ("lab",)

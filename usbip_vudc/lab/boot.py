@@ -22,10 +22,10 @@ from typing import IO, Final
 
 from usbip_vudc.errors import UsbipVudcError
 from usbip_vudc.lab.guest import Task, carried, entry, script
-from usbip_vudc.lab.kernel_log import EXPECTED
 from usbip_vudc.lab.kernels import Kernel
 from usbip_vudc.lab.kvm import Kvm
 from usbip_vudc.lab.packages import QEMU
+from usbip_vudc.lab.trouble import EXPECTED
 
 __all__ = ("DIED", "TIMED_OUT", "Machine", "Outcome", "find_qemu", "launch_command", "run")
 
