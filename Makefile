@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-kernels check bench clean
+.PHONY: demo test test-kernels check bench bench-kernel clean
 
 demo: $(READY)
 	@$(BIN)/usbip-vudc demo
@@ -26,6 +26,12 @@ check: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python -m bench
+
+# In the lab, with a USB disk of QEMU's own beside ours.
+bench-kernel: $(READY)
+	@$(BIN)/usbip-vudc lab --timeout 3600 --qemu "-device qemu-xhci \
+	  -drive if=none,id=stick,driver=null-co,size=64M,read-zeroes=on \
+	  -device usb-storage,drive=stick" -- $(CURDIR)/$(BIN)/python -m bench.kernel
 
 clean:
 	rm -rf $(VENV) .bench-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

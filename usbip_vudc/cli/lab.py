@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,9 @@ _LINES_SHOWN: Final = 25
     help="Where dmesg.txt goes, and whatever COMMAND writes to $USBIP_VUDC_LAB_RESULTS. "
     "Default: a fresh directory in the cache.",
 )
+@click.option(
+    "--qemu", metavar="ARGS", default="", help="More arguments of QEMU's, such as devices."
+)
 @click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...")
 @click.pass_context
 def lab(
@@ -69,6 +73,7 @@ def lab(
     cpus: int,
     timeout: float,
     results: Path | None,
+    qemu: str,
     command: tuple[str, ...],
 ) -> None:
     """Boot a real kernel under virtme-ng and run COMMAND in it as root.
@@ -83,7 +88,14 @@ def lab(
             if why := why_no_boot():
                 raise UsbipVudcError(why)
             found = find(kernel, modules, progress=partial(progress, console))
-            machine = Machine(found, probe(find_qemu()), memory=memory, cpus=cpus, timeout=timeout)
+            machine = Machine(
+                found,
+                probe(find_qemu()),
+                memory=memory,
+                cpus=cpus,
+                timeout=timeout,
+                qemu=tuple(shlex.split(qemu)),
+            )
             results = results.absolute() if results else fresh_results()
             results.mkdir(parents=True, exist_ok=True)
             _announce(console, machine, results)

@@ -48,13 +48,17 @@ _USELESS_MODULES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The VM: ``memory`` in QEMU's form, ``timeout`` in seconds from power on to power off."""
+    """The VM: ``memory`` in QEMU's form, ``timeout`` in seconds from power on to power off.
+
+    ``qemu`` are more arguments of QEMU's: devices that the guest shall have.
+    """
 
     kernel: Kernel
     kvm: Kvm
     memory: str = "2G"
     cpus: int = 2
     timeout: float = 600.0
+    qemu: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,8 @@ def launch_command(machine: Machine, image: Path, entry_command: str) -> list[st
         "log_buf_len=4M",
     )
     # What emulation has to work for and no test needs: nested pages, five levels, protection keys.
-    cpu = () if machine.kvm.usable else ("--qemu-opts", "-cpu", "max,-svm,-la57,-pku")
+    cpu = () if machine.kvm.usable else ("-cpu", "max,-svm,-la57,-pku")
+    qemu = (*cpu, *machine.qemu)
     return [
         *(sys.executable, "-m", "usbip_vudc.lab.virtme", "--name", "lab"),
         *("--kimg", str(image), "--mods", "auto", "--rw", "--force-9p"),
@@ -89,7 +94,7 @@ def launch_command(machine: Machine, image: Path, entry_command: str) -> list[st
         *("--memory", machine.memory, "--cpus", str(machine.cpus)),
         *(word for option in options for word in ("--kopt", option)),
         *("--script-sh", entry_command, "--show-boot-console"),  # quiet, but for a panic
-        *cpu,
+        *(("--qemu-opts", *qemu) if qemu else ()),
     ]
 
 
