@@ -98,8 +98,8 @@ class ConfigfsError(UsbipVudcError):
 def _shown(written: bytes | None) -> str:
     if written is None:
         return ""
-    text = written.decode("ascii", errors="backslashreplace")
-    if not text.rstrip("\n").isprintable() or "\\x" in text:
+    text = written.decode("ascii", errors="backslashreplace").removesuffix("\n")
+    if not text.isprintable() or "\\x" in text:
         text = written.hex(" ")
     return f" {text[:60]!r}" + (f"... ({len(written)} bytes)" if len(text) > 60 else "")
 

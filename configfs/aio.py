@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import errno
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import anyio
@@ -32,14 +33,13 @@ _AT_ONCE: Final = 64
 """Completions fetched by one io_getevents."""
 
 
-class Transfer:
-    """A block that is in flight or waits to be; ``done`` gets its result in bytes or -errno."""
+class Transfer(libaio.AIOBlock):  # type: ignore[misc]  # python-libaio has no types
+    """A block that is in flight, waits to be, or is spare.
 
-    __slots__ = ("block", "done")
+    ``done`` gets it with its result, in bytes or -errno, and must not keep it.
+    """
 
-    def __init__(self, block: libaio.AIOBlock, done: Callable[[int], None]) -> None:
-        self.block = block
-        self.done = done
+    done: Callable[[Transfer, int], None]
 
 
 class Transfers:
@@ -57,14 +57,15 @@ class Transfers:
         self._waiting: deque[Transfer] = deque()
         self._flying: set[Transfer] = set()
         self._cancelled: list[Transfer] = []
-        self._spare: list[libaio.AIOBlock] = []
+        # By file and direction: a block of the same file needs only new buffers.
+        self._spare: dict[tuple[object, bool], list[Transfer]] = defaultdict(list)
         self._holding = False
 
     def queue(
         self,
         file: object,
         buffers: Sequence[memoryview | bytearray],
-        done: Callable[[int], None],
+        done: Callable[[Transfer, int], None],
         *,
         is_in: bool,
     ) -> Transfer:
@@ -72,18 +73,19 @@ class Transfers:
 
         ``done`` is called from `run` or `collect`, never from here, and must not raise.
         """
-        mode = libaio.AIOBLOCK_MODE_WRITE if is_in else libaio.AIOBLOCK_MODE_READ
-        if self._spare:
-            block = self._spare.pop()
-            block.mode = mode
-            block.target_file = file
-            block.buffer_list = buffers
+        spare = self._spare[file, is_in]
+        if spare:
+            transfer = spare.pop()
+            transfer.buffer_list = buffers
         else:
-            block = libaio.AIOBlock(
-                mode=mode, target_file=file, buffer_list=buffers, eventfd=self._eventfd
+            transfer = Transfer(
+                mode=libaio.AIOBLOCK_MODE_WRITE if is_in else libaio.AIOBLOCK_MODE_READ,
+                target_file=file,
+                buffer_list=buffers,
+                eventfd=self._eventfd,
+                onCompletion=partial(self._completed, spare),
             )
-        transfer = Transfer(block, done)
-        block.onCompletion = self._completion(transfer)
+        transfer.done = done
         self._waiting.append(transfer)
         if not self._holding:
             self._flush()
@@ -99,7 +101,7 @@ class Transfers:
         # EINPROGRESS (returned as None) is the rule: its completion comes as all others do.
         # EINVAL: it is done already, and its completion is on the way.
         with contextlib.suppress(OSError):
-            self._context.cancel(transfer.block)
+            self._context.cancel(transfer)
 
     async def run(self) -> None:
         """Hand completions out until cancelled."""
@@ -123,7 +125,8 @@ class Transfers:
         self._holding = True
         try:
             while self._cancelled:
-                self._cancelled.pop(0).done(-errno.ECONNRESET)
+                transfer = self._cancelled.pop(0)
+                transfer.done(transfer, -errno.ECONNRESET)
             while len(self._context.getEvents(0, _AT_ONCE)) == _AT_ONCE:
                 pass
         finally:
@@ -142,15 +145,14 @@ class Transfers:
         self._eventfd.close()
         self._flying.clear()
 
-    def _completion(self, transfer: Transfer) -> Callable[[libaio.AIOBlock, int, int], None]:
-        def completed(block: libaio.AIOBlock, result: int, _again: int) -> None:
-            self._flying.discard(transfer)
-            # The block keeps its buffers alive; a spare one must not.
-            block.buffer_list = ()
-            self._spare.append(block)
-            transfer.done(result)
-
-        return completed
+    def _completed(
+        self, spare: list[Transfer], transfer: Transfer, result: int, _again: int
+    ) -> None:
+        self._flying.discard(transfer)
+        transfer.done(transfer, result)
+        # The block keeps its buffers alive; a spare one must not.
+        transfer.buffer_list = ()
+        spare.append(transfer)
 
     def _flush(self) -> None:
         """Give the kernel as many waiting transfers as it takes, in order."""
@@ -160,15 +162,15 @@ class Transfers:
                 transfers.append(self._waiting.popleft())
             if not transfers:
                 return
-            taken = self._submit([transfer.block for transfer in transfers])
+            taken = self._submit(transfers)
             self._flying.update(transfers[:taken])
             self._waiting.extendleft(reversed(transfers[taken:]))
             if taken < len(transfers):
                 return  # the next completion tries again
 
-    def _submit(self, blocks: list[libaio.AIOBlock]) -> int:
+    def _submit(self, transfers: list[Transfer]) -> int:
         """How many were taken. Errors of a file come as results; only EAGAIN is left."""
         try:
-            return int(self._context.submit(blocks))
+            return int(self._context.submit(transfers))
         except BlockingIOError:
             return 0

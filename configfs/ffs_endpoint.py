@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import functionfs
@@ -81,19 +82,12 @@ class FfsEndpoint(Endpoint):
         if not self._enabled:
             request.complete(EndpointDisabled(f"{self.role}: the configuration is over"))
             return request
-        transfers = self._queued[request] = []
-        buffers = _writable(self._shape(request), copy=self._is_in)
-
-        def moved(result: int) -> None:
-            self._moved(request, result)
-
-        transfers.append(self._transfers.queue(self._file, buffers, moved, is_in=self._is_in))
-        if self._needs_zlp(request):
-
-            def ended(result: int) -> None:
-                self._moved(request, min(result, 0))
-
-            transfers.append(self._transfers.queue(self._file, (), ended, is_in=True))
+        queue, file, is_in = self._transfers.queue, self._file, self._is_in
+        buffers = _writable(self._shape(request), copy=is_in)
+        done = partial(self._moved, request)
+        transfers = self._queued[request] = [queue(file, buffers, done, is_in=is_in)]
+        if is_in and self._needs_zlp(request):
+            transfers.append(queue(file, (), done, is_in=True))
         return request
 
     def withdraw(self, request: Request) -> None:
@@ -133,17 +127,13 @@ class FfsEndpoint(Endpoint):
         return request.sg.segments
 
     def _needs_zlp(self, request: Request) -> bool:
-        return (
-            self._is_in
-            and request.zero
-            and request.length > 0
-            and request.length % self.max_packet_size == 0
-        )
+        length = request.length
+        return request.zero and length > 0 and length % self.max_packet_size == 0
 
-    def _moved(self, request: Request, result: int) -> None:
+    def _moved(self, request: Request, transfer: Transfer, result: int) -> None:
         """One transfer of a request has ended with bytes, or with -errno."""
         transfers = self._queued[request]
-        transfers.pop(0)
+        transfers.remove(transfer)
         error: TransferError | None = None
         if result >= 0:
             request.actual += result

@@ -49,7 +49,7 @@ class Runner:
         ]
         for function in self._functions:
             if function.description.plain:
-                log.info(
+                log.warning(
                     "%s: function %s is described without class-specific descriptors, which "
                     "FunctionFS refuses", name, function.function.name,
                 )  # fmt: skip

@@ -275,9 +275,9 @@ def _function(name: str, function: Function | KernelFunction) -> Iterator[Step]:
             if inner not in made:
                 made.add(inner)
                 yield MakeDir(inner, shared=True)
-        written = Write(f"{directory}/{path}", value) if isinstance(value, bytes) else _text(
-            f"{directory}/{path}", value
-        )  # fmt: skip
+        # With its newline, as everybody writes: some lose the last byte (uac1's function_name).
+        data = value if isinstance(value, bytes) else f"{value}\n".encode()
+        written = Write(f"{directory}/{path}", data)
         if len(written.data) > _WRITE_MAX:
             raise SchemeError(
                 f"function {name}: attribute {path}: {len(written.data)} bytes, expected at most "

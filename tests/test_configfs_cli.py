@@ -74,7 +74,7 @@ def test_up_makes_binds_and_leaves_a_gadget_of_kernel_functions(machine: FakeCon
     assert up().stdout == "net dummy_udc.0\n"
     gadget = ConfigfsGadget(machine.root / "net")
     assert (gadget.udc, gadget.functions()) == ("dummy_udc.0", ["ncm.0"])
-    assert (gadget.path / "functions/ncm.0/qmult").read_text() == "7"
+    assert (gadget.path / "functions/ncm.0/qmult").read_text() == "7\n"
     record = records.find("net")
     assert record is not None
     assert not record.held

@@ -36,8 +36,10 @@ def test_create_makes_all_of_it(configfs: FakeConfigfs) -> None:
     assert made.functions() == ["acm.0", "mass_storage.0", "rndis.0"]
     assert (path / "idProduct").read_text() == "0x0104"
     assert (path / "strings/0x409/product").read_text() == "Thing"
-    assert (path / "functions/mass_storage.0/lun.1/removable").read_text() == "1"
-    assert (path / "functions/rndis.0/os_desc/interface.rndis/compatible_id").read_text() == "RNDIS"
+    assert (path / "functions/mass_storage.0/lun.1/removable").read_text() == "1\n"
+    assert (
+        path / "functions/rndis.0/os_desc/interface.rndis/compatible_id"
+    ).read_text() == "RNDIS\n"
     assert (path / "configs/c.2/acm.0").resolve() == path / "functions/acm.0"
     assert (path / "os_desc/c.1").resolve() == path / "configs/c.1"
     assert [g.name for g in gadgets(root=configfs.root)] == ["g"]

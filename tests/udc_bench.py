@@ -198,10 +198,10 @@ class Bench(ABC):
 
     def plug(self) -> None:
         """Make the controller, where there is none, and plug it in: the device runs."""
+        before = self.device.lives
         if not self._bound:
             self._udc.enter_context(self.controller())
             self._bound = True
-        before = self.device.lives
         self.host = self._cable.enter_context(self.cable())
         self.wait(lambda: self.device.lives > before and self.device.alive, "plugged in")
 

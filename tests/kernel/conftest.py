@@ -143,6 +143,17 @@ def left_behind() -> set[str]:
     return _gadgets() | _functionfs_mounts() | _vhci_ports() | _children()
 
 
+def _hubs_settle() -> None:
+    """Wait until no hub enumerates any more: what it says is of this test, not of the next one.
+
+    Reading this attribute takes the lock that the hub's thread holds meanwhile (drivers/usb/core,
+    sysfs.c and hub.c).
+    """
+    for hub in Path("/sys/bus/usb/devices").glob("usb*/bConfigurationValue"):
+        with suppress(OSError):
+            hub.read_text()
+
+
 def _nothing_new(before: set[str]) -> None:
     deadline = time.monotonic() + SETTLE
     while (new := left_behind() - before) and time.monotonic() < deadline:
@@ -166,6 +177,7 @@ def leftovers(
     before = left_behind()
     yield
     _nothing_new(before)
+    _hubs_settle()
 
 
 # What a test needs

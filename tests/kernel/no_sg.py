@@ -35,7 +35,7 @@ def variant(module: str) -> Path:
         path = variant_path(root, release, module)
         if path.exists():
             return path
-    pytest.skip(f"NO {module} WITHOUT SG for {release} in {directory}; `{command}` makes it")
+    pytest.skip(f"NO {module} WITHOUT SG for {release} in {directory}; make it: `{command}`")
 
 
 def _run(*command: str) -> None:

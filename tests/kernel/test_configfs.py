@@ -157,12 +157,11 @@ def test_a_disk_of_two_units(tmp_path: Path) -> None:
 def composite(image: Path) -> Gadget:
     rndis = KernelFunction(driver="rndis", attributes=KINDS["rndis"])
     return gadget(
-        rndis, disk(image), KernelFunction(driver="acm"),
-        name="test", manufacturer="Acme", product={0x0409: "Thing", 0x0407: "Ding"},
+        manufacturer="Acme", product={0x0409: "Thing", 0x0407: "Ding"},
         device_class=(0xEF, 2, 1), max_speed=Speed.HIGH,
         os_descriptors=OsDescriptors(vendor_code=0xCD),
         configs=(
-            Config(functions=(rndis, disk(image), KernelFunction(driver="acm")),
+            Config(functions=(KernelFunction(driver="acm"), disk(image), rndis),
                    name={0x0409: "one", 0x0407: "eins"}, max_power_ma=64, remote_wakeup=True),
             Config(functions=(KernelFunction(driver="hid", attributes=KINDS["hid"]), rndis),
                    self_powered=False, max_power_ma=2),
@@ -198,7 +197,7 @@ def test_what_is_saved_makes_an_equal_tree(tmp_path: Path) -> None:
     made = ConfigfsGadget.create(description)
     saved = read_gadget(made)
     made.remove()
-    assert [f.name for f in saved.configs[0].functions] == ["rndis.0", "mass_storage.disk", "acm.0"]
+    assert [f.name for f in saved.configs[0].functions] == ["acm.0", "mass_storage.disk", "rndis.0"]
     again = parse_scheme(dump_scheme(saved), where="saved.toml")
     assert again == saved
     made = ConfigfsGadget.create(again)
@@ -423,7 +422,9 @@ def test_up_holds_a_gadget_until_down() -> None:
     ) as process:
         try:
             assert process.stdout is not None
-            assert process.stdout.readline() == f"serial {UDC}\n"
+            assert process.stderr is not None
+            line = process.stdout.readline()
+            assert line == f"serial {UDC}\n", process.stderr.read()
             record = find("serial")
             assert record is not None
             assert (record.pid, record.held) == (process.pid, True)
