@@ -76,7 +76,8 @@ class Pipe:
         request.done = False
         request.actual = 0
         if not self.enabled:
-            self._on_request(request, EndpointDisabled("the configuration is not selected"))
+            # At once, as the seam says: nothing of it can be under way to the host.
+            request.complete(EndpointDisabled("the configuration is not selected"))
             return
         self.requests.append(request)
         if self.urbs and not self.halted:
