@@ -39,8 +39,8 @@ from usbip_vudc.report import progress
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "build" / "test-results"
 FALLBACK = "debian:bookworm"
-LAB_TIMEOUT = int(os.environ.get("USBIP_VUDC_LANE_TIMEOUT", "900"))
-"""Seconds for boot and tests: with the userspace lane, less than 20 minutes."""
+LAB_TIMEOUT = int(os.environ.get("USBIP_VUDC_LANE_TIMEOUT", "2400"))
+"""Seconds for boot and tests: three times what they take on two idle CPUs without KVM."""
 
 console = Console(highlight=False, soft_wrap=True)
 if not console.is_terminal:
@@ -202,6 +202,7 @@ def verdict(lanes: Sequence[Lane], *, ci: bool) -> int:
 
 
 def both(arguments: Sequence[str]) -> int:
+    _prepare()  # the userspace lane wants some of it too: libaio, usbip
     lanes = (userspace(arguments), kernel_lane(None, arguments))
     status = verdict(lanes, ci=in_ci())
     for lane in lanes:
