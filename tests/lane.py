@@ -77,7 +77,9 @@ class Lane:
     def __str__(self) -> str:
         if self.why_not:
             return f"{self.name}: DID NOT RUN ({self.why_not})"
-        what = {TIMED_OUT: "TIMED OUT", DIED: "THE VM DIED"}.get(self.status, "no results")
+        what = {TIMED_OUT: "TIMED OUT", DIED: "THE VM DIED"}.get(
+            self.status, f"no results, status {self.status}"
+        )
         dmesg = f", dmesg {self.dmesg}" if self.dmesg else ""
         return f"{self.name}: {self.counts or what}{dmesg} ({self.seconds:.0f} s)"
 

@@ -56,7 +56,6 @@ def is_over(bench: Bench, life: Life) -> None:
     for endpoint in life.endpoints.values():
         late = Request(bytearray(64), on_complete=bench.device.told)
         life.requests.append(bench.call(endpoint.queue, late))
-        assert late.done, "at once"
     for request in life.requests:
         bench.wait_done(request)
     ends = [(request.done, type(request.error)) for request in life.requests]

@@ -150,6 +150,7 @@ def _signals_unwind() -> Iterator[None]:
     """SIGTERM and SIGHUP end this process as an exception does: the VM goes first."""
 
     def unwind(number: int, _frame: FrameType | None) -> None:
+        click.echo(f"lab: {signal.Signals(number).name}; the VM goes", err=True)
         sys.exit(128 + number)
 
     before = {number: signal.signal(number, unwind) for number in (signal.SIGTERM, signal.SIGHUP)}
