@@ -8,12 +8,13 @@ from typing import Final
 from gadgets.acm.function import AcmFunction
 from gadgets.mass_storage.function import MassStorageFunction
 from gadgets.mass_storage.lun import FileLun, Lun, RamLun
+from gadgets.serial.generic import GenericSerialFunction
 from gadgets.serial.profiles import Echo, Profile, Sink, Source
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.gadget import Config, Gadget
 from usbip_vudc.registry import GadgetOptions
 
-__all__ = ("composite", "serial", "storage")
+__all__ = ("composite", "generic", "serial", "storage")
 
 DEFAULT_RAM_SIZE: Final = 64 << 20
 
@@ -34,6 +35,19 @@ def serial(options: GadgetOptions) -> Gadget:
         product="Serial gadget",
         serial=options.serial_number,
         configs=(Config(functions=(_acm(options),), name="CDC ACM"),),
+    )
+
+
+def generic(options: GadgetOptions) -> Gadget:
+    """A serial port of two bulk endpoints without a class, 0525:a4a6 as g_serial's other mode."""
+    return Gadget(
+        name="generic",
+        idVendor=0x0525,
+        idProduct=0xA4A6,
+        manufacturer="usbip-vudc",
+        product="Generic serial gadget",
+        serial=options.serial_number,
+        configs=(Config(functions=(GenericSerialFunction(_profile(options)),), name="Serial"),),
     )
 
 
@@ -65,11 +79,15 @@ def composite(options: GadgetOptions) -> Gadget:
 
 
 def _acm(options: GadgetOptions) -> AcmFunction:
+    return AcmFunction(_profile(options))
+
+
+def _profile(options: GadgetOptions) -> Profile:
     if options.profile not in PROFILES:
         raise SchemeError(
             f"serial profile {options.profile!r} is unknown; there are {', '.join(PROFILES)}"
         )
-    return AcmFunction(PROFILES[options.profile]())
+    return PROFILES[options.profile]()
 
 
 def _mass_storage(options: GadgetOptions) -> MassStorageFunction:

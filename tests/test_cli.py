@@ -107,7 +107,7 @@ def test_serve_takes_schemes_beside_ready_made_gadgets(tmp_path: Path) -> None:
 
 
 BAD = [
-    (("serve", "toaster"), "'toaster' is unknown; there are composite, serial, storage"),
+    (("serve", "toaster"), "'toaster' is unknown; there are composite, generic, serial, storage"),
     (("serve",), "Missing argument 'NAME...'"),
     (("serve", "serial", "--speed", "warp"), "speed 'warp' is unknown; use low, full, high, super"),
     (("serve", "storage", "--speed", "low"), "bulk endpoint cannot exist at low speed"),

@@ -152,7 +152,11 @@ def test_up_knows_directories_and_schemes_of_gt(machine: FakeConfigfs) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "reason"),
     [
-        (("nobody",), 2, "nobody: neither a file nor a ready-made gadget (composite, serial, st"),
+        (
+            ("nobody",),
+            2,
+            "nobody: neither a file nor a ready-made gadget (composite, generic, serial, st",
+        ),
         (("serial", "--profile", "modem"), 2, "serial profile 'modem' is unknown"),
         (("storage", "--size", "12x"), 2, "size '12x': expected bytes"),
         (("bad.toml",), 1, "usbip-vudc: bad.toml: idVendor is missing: expected a number"),
@@ -287,8 +291,8 @@ def test_check_fails_where_nothing_is_possible(machine: FakeConfigfs) -> None:
 
 
 def test_template_lists_names_and_knows_no_other(machine: FakeConfigfs) -> None:
-    assert run("template").stdout.split() == ["serial", "storage", "composite"]
-    assert "there are serial, storage, composite" in run("template", "x", status=2).stderr
+    assert run("template").stdout.split() == ["serial", "generic", "storage", "composite"]
+    assert "there are serial, generic, storage, composite" in run("template", "x", status=2).stderr
     assert machine.calls == []
 
 

@@ -15,7 +15,7 @@ from typing import Final, cast
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.gadget import Gadget
 
-__all__ = ("FUNCTIONS", "GADGETS", "GadgetOptions", "load_gadget")
+__all__ = ("FUNCTIONS", "GADGETS", "WITH_DISK", "GadgetOptions", "load_gadget")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +36,13 @@ class GadgetOptions:
 
 GADGETS: Final[Mapping[str, str]] = {
     "serial": "gadgets.presets:serial",
+    "generic": "gadgets.presets:generic",
     "storage": "gadgets.presets:storage",
     "composite": "gadgets.presets:composite",
 }
+
+WITH_DISK: Final = frozenset(("storage", "composite"))
+"""Those that ``image`` and ``size`` speak of."""
 
 FUNCTIONS: Final[Mapping[str, str]] = {
     "acm": "gadgets.schemes:AcmScheme",

@@ -41,7 +41,8 @@ def up(
 ) -> None:  # fmt: skip
     """Create a gadget in configfs and bind it to a UDC.
 
-    NAME is serial, storage or composite, which the options from --image to --profile describe.
+    NAME is serial, generic, storage or composite, which the options from --image to --profile
+    describe.
     FILE is a scheme (FILE.toml) or a scheme of gt (FILE.scheme); DIR has its scheme in
     DIR/scheme.toml.
 

@@ -11,7 +11,7 @@ from usbip_vudc.cli.gadget_options import gadget_options
 from usbip_vudc.cli.serving import serve_until_stopped
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.gadget import Gadget
-from usbip_vudc.registry import GADGETS, GadgetOptions, load_gadget
+from usbip_vudc.registry import GADGETS, WITH_DISK, GadgetOptions, load_gadget
 from usbip_vudc.scheme import is_scheme, load_scheme
 from usbip_vudc.server import DEFAULT_HOST, DEFAULT_PORT, Server
 from usbip_vudc.usb.ch9 import Speed
@@ -44,7 +44,8 @@ def serve(
 ) -> None:  # fmt: skip
     """Export gadgets over USB/IP until Ctrl-C.
 
-    NAME is serial (CDC-ACM), storage (Bulk-Only disk) or composite (both in one device), which
+    NAME is serial (CDC-ACM), generic (a serial port without a class), storage (Bulk-Only disk) or
+    composite (serial and storage in one device), which
     the options describe, or a scheme: FILE.toml. Several may be given.
     """
     known = ", ".join(sorted(GADGETS))
@@ -52,7 +53,7 @@ def serve(
     for name in ready_made:
         if name not in GADGETS:
             raise click.BadParameter(f"{name!r} is unknown; there are {known}", param_hint="NAME")
-    disks = sum(name != "serial" for name in ready_made)
+    disks = sum(name in WITH_DISK for name in ready_made)
     if options.image is not None and disks != 1:
         raise click.BadParameter(
             f"backs one storage gadget, but {disks} are to be served", param_hint="--image"
@@ -72,4 +73,4 @@ def serve(
 def _gadget(name: str, options: GadgetOptions) -> Gadget:
     if is_scheme(name):
         return load_scheme(Path(name))
-    return load_gadget(name, replace(options, image=None) if name == "serial" else options)
+    return load_gadget(name, options if name in WITH_DISK else replace(options, image=None))
