@@ -25,7 +25,7 @@ from usbip_vudc.server import Server
 from usbip_vudc.sysfs import SysfsError
 from usbip_vudc.usb.ch9 import Speed
 from usbip_vudc.vudc import UserspaceUDC
-from usbip_vudc.wire.pdu import OpStatus, UsbDevice, UsbInterface
+from usbip_vudc.wire.pdu import CmdUnlink, OpStatus, RetUnlink, UsbDevice, UsbInterface
 
 pytestmark = pytest.mark.anyio
 
@@ -58,16 +58,32 @@ class FakeKernel:
         )  # fmt: skip
         self.socks: list[socket.socket] = []
         self.refuses = 0
+        self.left_over = b""
 
     def write(self, path: Path, value: str) -> None:
         assert path.name == "usbip_sockfd"
         if self.refuses:
             raise SysfsError(self.refuses, path, value)
         if value != "-1":
-            self.socks.append(socket.socket(fileno=os.dup(int(value))))
+            sock = socket.socket(fileno=os.dup(int(value)))
+            if path.parent == self.vudc and self.rinses(sock):
+                return
+            self.socks.append(sock)
             self.status(path.parent, "2")
         else:
             self.shut(path.parent)
+
+    def rinses(self, sock: socket.socket) -> bool:
+        """Send what was left for the last host, and the answer to an unlink that is there."""
+        try:
+            unlink = CmdUnlink.parse(sock.recv(48, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            sock.sendall(self.left_over)
+            return False
+        with sock:
+            sock.sendall(self.left_over + RetUnlink(seqnum=unlink.seqnum, status=0).pack())
+        self.left_over = b""
+        return True
 
     def status(self, directory: Path, value: str) -> None:
         (directory / "usbip_status").write_text(value)  # usbip-vudc writes no newline
@@ -199,6 +215,15 @@ async def test_the_kernel_gets_the_socket_and_the_host_its_reply(
             assert await refusal(port, busid) is OpStatus.DEV_BUSY
             sock.close()
             kernel.shut(kernel.vudc if busid == UDC else kernel.stub)
+
+
+async def test_what_a_vudc_still_had_for_its_last_host_reaches_nobody(kernel: FakeKernel) -> None:
+    kernel.left_over = bytes(1000)
+    async with serving(Server(exports(kernel))) as port:
+        sock, _ = await imported(port, UDC)
+        with sock:
+            kernel.shut(kernel.vudc)
+            assert await end_of(sock) == b""
 
 
 async def test_a_host_that_comes_back_at_once_is_let_in_when_the_kernel_is_ready(

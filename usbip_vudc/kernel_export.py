@@ -35,7 +35,7 @@ from usbip_vudc.sysfs import (
 )
 from usbip_vudc.usb.ch9 import Speed
 from usbip_vudc.usb.descriptors import DeviceDescriptor
-from usbip_vudc.wire.pdu import OpStatus, UsbDevice, UsbInterface
+from usbip_vudc.wire.pdu import CmdUnlink, OpStatus, RetUnlink, UsbDevice, UsbInterface
 
 __all__ = ("Discovery", "KernelExport", "StubExport", "VudcExport", "vudcs")
 
@@ -45,6 +45,11 @@ _LAST_LOOK: Final = 0.25
 
 _GRACE: Final = 1.0
 """Seconds that a vudc may take to notice that its host has left (it takes some hundredths)."""
+
+
+_RINSE: Final = CmdUnlink(seqnum=0x7FFFFFFF, devid=0, unlink_seqnum=0)
+_RINSED: Final = RetUnlink(seqnum=_RINSE.seqnum, status=0).pack()
+"""A command that is always answered, and its answer: usbip-vudc knows no URB of number 0."""
 
 
 class Status(IntEnum):
@@ -120,6 +125,7 @@ class KernelExport(Exportable):
         The kernel goes first, as with usbipd: it sends nothing unasked, and where it refuses the
         host must not have heard that all is well.
         """
+        await self._prepare()
         self._hand_over(sock)
         self._sock = sock
         try:
@@ -137,6 +143,9 @@ class KernelExport(Exportable):
             await self._wait_released()
         finally:
             self._leaving = False
+
+    async def _prepare(self) -> None:
+        """Make the device fit to be handed over."""
 
     def _hand_over(self, sock: socket.socket) -> None:
         status = self.status()
@@ -247,6 +256,32 @@ class VudcExport(KernelExport):
     def interfaces(self) -> tuple[UsbInterface, ...]:
         """None: `device` announces none."""
         return ()
+
+    async def _prepare(self) -> None:
+        """Let usbip-vudc send to nobody what it still has for its last host.
+
+        Nothing else empties its queue of replies (drivers/usb/usbip/vudc_tx.c), and a host drops
+        a device that answers what it was not asked. The reply to an unlink comes behind them all.
+        """
+        ours, kernels = socket.socketpair()
+        with ours:
+            with kernels:
+                ours.sendall(_RINSE.pack())
+                self._hand_over(kernels)
+            ours.setblocking(False)
+            tail = b""
+            with contextlib.suppress(OSError), anyio.move_on_after(_GRACE):
+                while not tail.endswith(_RINSED):
+                    await anyio.wait_readable(ours)
+                    data = ours.recv(65536)
+                    if not data:
+                        break
+                    tail = (tail + data)[-len(_RINSED) :]
+        self._leaving = True
+        try:
+            await self._wait_released()
+        finally:
+            self._leaving = False
 
     async def _wait_released(self) -> None:
         # After a command that it does not know usbip-vudc's receiver ends, and nobody sees the

@@ -195,7 +195,7 @@ def state(stat: Path) -> str:
 
 
 @on_carriers(*EVERY)
-def test_dd_fails_and_nothing_hangs_where_the_gadget_is_unplugged(
+def test_dd_ends_and_nothing_hangs_where_the_gadget_is_unplugged(
     carrier: Carrier, endless: Path
 ) -> None:
     with FileLun(endless, read_only=True) as lun, carried(disk(lun), carrier) as device:
