@@ -54,9 +54,10 @@ def measure_disk(carrier: Carrier, name: str, mib: int) -> list[Sample]:
     with _IMAGE.open("wb") as image:
         image.truncate(mib * MIB)
         os.pwrite(image.fileno(), os.urandom(MIB), 0)
-    before = _disks()
+    # The last disk's name comes back: it must be gone before the new one is looked for.
+    wait_for(lambda: None if _ours() else _IMAGE, "end of the last disk")
     with carrier.carry(lambda: make(carrier), in_kernel=make is kernels) as process:
-        node = wait_for(lambda: _new(before), "disk")
+        node = wait_for(_new, "disk")
         samples = []
         for direction in ("read", "write"):
             started = process.cpu_seconds() if process else (0.0, 0.0)
@@ -98,8 +99,13 @@ def _disks() -> set[Path]:
     return set(Path("/sys/block").glob("sd*"))
 
 
-def _new(before: set[Path]) -> Path | None:
-    for path in _disks() - before:
+def _ours() -> set[Path]:
+    """The disks that are not QEMU's."""
+    return {p for p in _disks() if "QEMU" not in (p / "device/vendor").read_text()}
+
+
+def _new() -> Path | None:
+    for path in _ours():
         node = Path("/dev") / path.name
         if node.exists() and int((path / "size").read_text()):
             return node
