@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 _EVENT_SIZE: Final = ctypes.sizeof(functionfs.Event)
 _EVENTS_AT_ONCE: Final = 4
-"""f_fs queues no more (FUNCTIONFS_EVENT... of struct ffs_data)."""
+"""All that ``ev.types`` of struct ffs_data has room for."""
 
 _EVENT_NAMES: Final = {
     functionfs.BIND: "BIND",

@@ -138,11 +138,7 @@ class KernelExport(Exportable):
         finally:
             self._sock = None
             sock.close()  # the kernel has a reference of its own
-        self._leaving = True
-        try:
-            await self._wait_released()
-        finally:
-            self._leaving = False
+        await self._see_off()
 
     async def _prepare(self) -> None:
         """Make the device fit to be handed over."""
@@ -167,6 +163,14 @@ class KernelExport(Exportable):
         """Unplug a device that a host may hold; where none does the kernel says EINVAL."""
         with contextlib.suppress(SysfsError, NotExportable):
             write_attribute(self.directory() / "usbip_sockfd", "-1")
+
+    async def _see_off(self) -> None:
+        """Wait for the kernel to act on a host that has left."""
+        self._leaving = True
+        try:
+            await self._wait_released()
+        finally:
+            self._leaving = False
 
     async def _wait_released(self) -> None:
         await self.wait_unplugged()
@@ -277,11 +281,7 @@ class VudcExport(KernelExport):
                     if not data:
                         break
                     tail = (tail + data)[-len(_RINSED) :]
-        self._leaving = True
-        try:
-            await self._wait_released()
-        finally:
-            self._leaving = False
+        await self._see_off()
 
     async def _wait_released(self) -> None:
         # After a command that it does not know usbip-vudc's receiver ends, and nobody sees the

@@ -16,7 +16,8 @@ from bench.kernel.gadget_process import GadgetProcess, Serve, gadget_process
 from configfs.transaction import ConfigfsGadget
 from configfs.udc import KernelUDC
 from usbip_vudc import vhci
-from usbip_vudc.gadget import Gadget
+from usbip_vudc.function import Function
+from usbip_vudc.gadget import Config, Gadget, KernelFunction
 from usbip_vudc.server import Server
 from usbip_vudc.settle import NotReady
 from usbip_vudc.sysfs import write_attribute
@@ -38,6 +39,17 @@ class Carrier:
     name: str
     udc: str | None
     speed: Speed
+
+    def gadget(self, function: Function | KernelFunction, idProduct: int) -> Gadget:
+        """A device of one function, as fast as this carries it."""
+        return Gadget(
+            name="bench",
+            idVendor=0x0525,
+            idProduct=idProduct,
+            serial="0123456789AB",  # BOT 4.1.1 wants twelve digits of a disk
+            max_speed=self.speed,
+            configs=(Config(functions=(function,)),),
+        )
 
     @contextmanager
     def carry(

@@ -12,36 +12,25 @@ from bench.kernel.carriers import Carrier, wait_for
 from bench.kernel.measure import Sample
 from gadgets.mass_storage.function import MassStorageFunction
 from gadgets.mass_storage.lun import FileLun
-from usbip_vudc.function import Function
-from usbip_vudc.gadget import Config, Gadget, KernelFunction
+from usbip_vudc.gadget import Gadget, KernelFunction
 
 __all__ = ("DISKS", "measure_disk", "measure_qemu_disk")
 
 MIB = 1 << 20
 _IMAGE = Path("/dev/shm/bench.img")
+_DISK_ID = 0xA4A5
 _RATE = re.compile(rb"(\d+) bytes.* copied, ([\d.]+) s")
-
-
-def _gadget(function: Function | KernelFunction, speed_of: Carrier) -> Gadget:
-    return Gadget(
-        name="bench",
-        idVendor=0x0525,
-        idProduct=0xA4A5,
-        serial="0123456789AB",
-        max_speed=speed_of.speed,
-        configs=(Config(functions=(function,)),),
-    )
 
 
 def ours(carrier: Carrier) -> Gadget:
     """Our disk, on FunctionFS or on our UDC."""
-    return _gadget(MassStorageFunction([FileLun(_IMAGE)]), carrier)
+    return carrier.gadget(MassStorageFunction([FileLun(_IMAGE)]), _DISK_ID)
 
 
 def kernels(carrier: Carrier) -> Gadget:
     """f_mass_storage."""
-    return _gadget(
-        KernelFunction(driver="mass_storage", attributes={"lun.0/file": str(_IMAGE)}), carrier
+    return carrier.gadget(
+        KernelFunction(driver="mass_storage", attributes={"lun.0/file": str(_IMAGE)}), _DISK_ID
     )
 
 

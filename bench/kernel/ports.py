@@ -16,23 +16,12 @@ from bench.kernel.carriers import Carrier, wait_for
 from bench.kernel.measure import Sample
 from gadgets.acm.function import AcmFunction
 from gadgets.serial.profiles import Profile, Sink, Source
-from usbip_vudc.function import Function
-from usbip_vudc.gadget import Config, Gadget, KernelFunction
+from usbip_vudc.gadget import Gadget, KernelFunction
 
 __all__ = ("measure_ours", "measure_theirs")
 
 _CHUNK = 64 << 10
-
-
-def _gadget(function: Function | KernelFunction, carrier: Carrier) -> Gadget:
-    return Gadget(
-        name="bench",
-        idVendor=0x0525,
-        idProduct=0xA4A7,
-        serial="0001",
-        max_speed=carrier.speed,
-        configs=(Config(functions=(function,)),),
-    )
+_PORT_ID = 0xA4A7
 
 
 def measure_ours(carrier: Carrier, length: int) -> list[Sample]:
@@ -49,13 +38,13 @@ def measure_ours(carrier: Carrier, length: int) -> list[Sample]:
 
 
 def _ours(profile: type[Profile], carrier: Carrier) -> Gadget:
-    return _gadget(AcmFunction(profile()), carrier)
+    return carrier.gadget(AcmFunction(profile()), _PORT_ID)
 
 
 def measure_theirs(carrier: Carrier, length: int) -> list[Sample]:
     """f_acm, whose other end is /dev/ttyGS0 of this very machine."""
     nothing = (0.0, 0.0)
-    make = partial(_gadget, KernelFunction(driver="acm"), carrier)
+    make = partial(carrier.gadget, KernelFunction(driver="acm"), _PORT_ID)
     with (
         carrier.carry(make, in_kernel=True),
         _port("/dev/ttyACM0") as host,
