@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.fake_sysfs import add_device, add_interface, add_node
 from usbip_vudc import settle
 from usbip_vudc.settle import NotReady, wait_nodes, wait_until
+from usbip_vudc.sysfs import nodes
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +37,22 @@ def test_a_disk_is_waited_for_after_its_driver(device: Path, tmp_path: Path) -> 
     later.start()
     assert "/dev/sda" in wait_nodes(device, 5, udev=tmp_path)
     later.join()
+
+
+def test_a_disk_that_comes_between_two_looks_is_not_missed(
+    device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interface = add_interface(device, 0, "usb-storage")
+    quiet = time.monotonic() + 0.1
+
+    def then_the_disk_comes(directory: Path) -> tuple[str, ...]:
+        found = nodes(directory)
+        if directory == device and time.monotonic() > quiet:
+            add_node(interface / "host0/block/sda", "sda")
+        return found
+
+    monkeypatch.setattr(settle, "nodes", then_the_disk_comes)
+    assert "/dev/sda" in wait_nodes(device, 5, udev=tmp_path)
 
 
 def test_a_disk_that_never_comes_is_named(device: Path, tmp_path: Path) -> None:

@@ -57,13 +57,15 @@ def wait_nodes(device: Path, timeout: float = 30, *, udev: Path = UDEV) -> tuple
     last: object = None
     since = 0.0
     while True:
+        # First what is missing, then what there is: a disk that comes in between is then seen as
+        # a change, where the other way around the list returned would be without it.
+        missing = _missing(device, udev)
         found = nodes(device)
         drivers = tuple(driver_of(interface) for interface in interfaces(device))
         now = time.monotonic()
         if (found, drivers) != last:
             last, since = (found, drivers), now
         quiet = _DRIVERLESS if None in drivers else _QUIET
-        missing = _missing(device, udev)
         if missing is None and drivers and now - since >= quiet:
             return found
         if not device.exists():

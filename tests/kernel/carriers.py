@@ -23,12 +23,10 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from configfs.transaction import ConfigfsGadget
 from configfs.tree import userspace_functions
 from configfs.udc import KernelUDC
-from usbip_vudc.errors import RemoteProtocolError
 from usbip_vudc.exportable import Exportable
 from usbip_vudc.gadget import Gadget
 from usbip_vudc.kernel_export import StubExport, VudcExport
 from usbip_vudc.server import Server
-from usbip_vudc.settle import NotReady
 from usbip_vudc.stub import bind, unbind
 from usbip_vudc.sysfs import interfaces, nodes, read_attribute, write_attribute
 from usbip_vudc.usb.ch9 import Speed
@@ -65,8 +63,6 @@ PATIENCE: Final = 30.0
 MODULES: Final = (
     "vhci-hcd", "usbip-vudc", "usbip-host", "dummy_hcd", "libcomposite", "usb_f_fs",
 )  # fmt: skip
-
-_VUDC_ATTEMPTS: Final = 5
 
 _STUB_TABLE: Final = Path("/sys/bus/usb/drivers/usbip-host/match_busid")
 _DELAY: Final = Path("/sys/module/usb_storage/parameters/delay_use")
@@ -243,30 +239,11 @@ def _server(portal: BlockingPortal, udc: UserspaceUDC | Exportable) -> Iterator[
 
 @contextmanager
 def _attached(port: int, busid: str) -> Iterator[Path]:
-    number, device = _attach(port, busid)
+    number = attach_remote(HOST, port, busid).port
     try:
-        yield device
+        yield wait_device(number, PATIENCE)
     finally:
         detach(number)
-
-
-def _attach(port: int, busid: str) -> tuple[int, Path]:
-    """Attach a device, and again where it is a vudc that begins with a reply to its last host.
-
-    usbip-vudc keeps what it had not sent when that one left: nothing empties its tx_queue but
-    the next connection (drivers/usb/usbip/vudc_tx.c), which vhci_hcd drops therefore.
-    """
-    for attempts_left in reversed(range(_VUDC_ATTEMPTS if busid == VUDC.udc else 1)):
-        number = None
-        try:
-            number = attach_remote(HOST, port, busid).port
-            return number, wait_device(number, PATIENCE)
-        except (NotReady, RemoteProtocolError):
-            if number is not None:
-                detach(number)
-            if not attempts_left:
-                raise
-    raise AssertionError("there is always a last attempt")
 
 
 def dummy_device(carrier: Carrier) -> Path:
