@@ -1,7 +1,8 @@
 """A Runner in a process of another user: what serves the host needs no root, and has none.
 
 The parent keeps what needs root: the tree, the mounts, the UDC. The two talk through pipes: the
-child says that the gadget can be bound; when its end of a pipe closes, the other one is gone.
+child says that the gadget can be bound, and each time that a function leaves the bus; when its end
+of a pipe closes, the other one is gone.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ import logging
 import os
 import pwd
 import signal
+import struct
 import threading
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import anyio
 import anyio.to_thread
 
+from configfs.ffs import Mounted
 from configfs.runner import FunctionCrashed, Runner
 from usbip_vudc.errors import SchemeError, UsbipVudcError
-from usbip_vudc.function import Function
 
 __all__ = ("DroppedRunner", "user_named")
 
@@ -29,7 +30,11 @@ log = logging.getLogger(__name__)
 _PATIENCE: Final = 10.0
 """Seconds for the child to end by itself once it is told to."""
 
-_READY: Final = b"\1"
+_SECONDS: Final = struct.Struct("d")
+"""How long the gadget is to be off the bus; a message of the child, which a pipe never parts."""
+
+_READY: Final = _SECONDS.pack(0)
+"""The child's first message: there is nothing yet to leave."""
 
 
 def user_named(name: str) -> pwd.struct_passwd:
@@ -43,10 +48,18 @@ def user_named(name: str) -> pwd.struct_passwd:
 class DroppedRunner:
     """Starts a Runner in a child process that has become ``user``, and ends it."""
 
-    def __init__(self, name: str, mounts: Mapping[Function, Path], user: pwd.struct_passwd) -> None:
+    def __init__(
+        self,
+        name: str,
+        mounted: Sequence[Mounted],
+        user: pwd.struct_passwd,
+        *,
+        on_leave: Callable[[float], None],
+    ) -> None:
         self._name = name
-        self._mounts = mounts
+        self._mounted = mounted
         self._user = user
+        self._on_leave = on_leave
         self._pid = 0
         self._from_child = self._to_child = -1
 
@@ -65,14 +78,22 @@ class DroppedRunner:
         os.close(child_says)
         os.close(child_hears)
         self._from_child, self._to_child = from_child, to_child
-        await anyio.wait_readable(from_child)
-        if os.read(from_child, 1) != _READY:
+        if await self._hear() != _READY:
             raise UsbipVudcError(f"{self._name}: the process of the functions ended at its start")
 
     async def run(self) -> None:
-        """Wait for the child's end, which is a crash. Raises FunctionCrashed."""
-        await anyio.wait_readable(self._from_child)
+        """Hear of functions that leave the bus, until the child's end: that is a crash.
+
+        Raises FunctionCrashed.
+        """
+        while said := await self._hear():
+            self._on_leave(*_SECONDS.unpack(said))
         raise FunctionCrashed(f"{self._name}: the process of the functions ended; see the log")
+
+    async def _hear(self) -> bytes:
+        """The next message of the child; empty once it has ended."""
+        await anyio.wait_readable(self._from_child)
+        return os.read(self._from_child, _SECONDS.size)
 
     def drain(self) -> None:
         """Nothing: the child gives its requests back by itself."""
@@ -84,7 +105,8 @@ class DroppedRunner:
         os.close(self._to_child)
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(_PATIENCE) as deadline:
-                await anyio.wait_readable(self._from_child)
+                while await self._hear():
+                    continue
             if deadline.cancelled_caught:
                 log.warning("%s: process %d does not end; killed", self._name, self._pid)
                 os.kill(self._pid, signal.SIGKILL)
@@ -96,7 +118,13 @@ class DroppedRunner:
 
     async def _serve(self, says: int, hears: int) -> None:
         _become(self._user)
-        runner = Runner(self._name, self._mounts)
+
+        def leave(seconds: float) -> None:
+            # First, while this life's files are its own: the parent binds again when it likes.
+            runner.drain()
+            os.write(says, _SECONDS.pack(seconds))
+
+        runner = Runner(self._name, self._mounted, on_leave=leave)
         runner.open()
         try:
             os.write(says, _READY)

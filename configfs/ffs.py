@@ -13,6 +13,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,14 +22,14 @@ import anyio.to_thread
 import functionfs
 
 from configfs.aio import Transfers
-from configfs.ffs_descriptors import FfsDescription, describe
+from configfs.ffs_descriptors import FfsDescription
 from configfs.ffs_endpoint import FfsEndpoint
 from usbip_vudc.function import ControlRequest, Function
 from usbip_vudc.lives import Lives
 from usbip_vudc.sglist import Buffer
 from usbip_vudc.usb.ch9 import Direction, Recipient, SetupPacket
 
-__all__ = ("FunctionFs",)
+__all__ = ("FunctionFs", "Mounted")
 
 log = logging.getLogger(__name__)
 
@@ -51,23 +52,27 @@ _CONTROL_LOST: Final = frozenset(
 """The host gave up a control transfer, sent another SETUP, or went away."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A function, what FunctionFS is told of it, and the mount ``where`` it is told."""
+
+    function: Function
+    description: FfsDescription
+    where: Path
+
+
 class FunctionFs:
-    """A function, the mount ``where`` it speaks to the kernel, and the files of both.
+    """A function on its mount, with the files of both.
 
     ``lives`` runs the function; ``on_crash`` hears when a completion of it raised.
     """
 
     def __init__(
-        self,
-        function: Function,
-        where: Path,
-        transfers: Transfers,
-        lives: Lives,
-        on_crash: Callable[[], None],
+        self, mounted: Mounted, transfers: Transfers, lives: Lives, on_crash: Callable[[], None]
     ) -> None:
-        self.function = function
-        self.description: FfsDescription = describe(function)
-        self._where = where
+        self.function = mounted.function
+        self.description = mounted.description
+        self._where = mounted.where
         self._transfers = transfers
         self._lives = lives
         self._on_crash = on_crash
@@ -145,8 +150,8 @@ class FunctionFs:
         if kind == functionfs.ENABLE:
             self.disable()  # it may repeat without a DISABLE: a bus reset
             self._enable()
-        elif kind in (functionfs.DISABLE, functionfs.UNBIND):
-            self.disable()
+        elif kind in (functionfs.BIND, functionfs.DISABLE, functionfs.UNBIND):
+            self.disable()  # a BIND soon after an UNBIND has taken its place (__ffs_event_add)
 
     def _enable(self) -> None:
         try:

@@ -1,23 +1,21 @@
 """Runner: the functions of one gadget behind their FunctionFS mounts. It needs no root.
 
-It opens the files and follows the events; that a UDC is bound, and unbound before it closes, is
-its caller's work.
+It opens the files and follows the events; that a UDC is bound, unbound when a function leaves the
+bus, and unbound before it closes, is its caller's work.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
 
 from configfs.aio import Transfers
-from configfs.ffs import FunctionFs
+from configfs.ffs import FunctionFs, Mounted
 from usbip_vudc.errors import UsbipVudcError
-from usbip_vudc.function import Function
 from usbip_vudc.lives import Lives
 
 __all__ = ("FunctionCrashed", "Runner")
@@ -35,17 +33,19 @@ class FunctionCrashed(UsbipVudcError):
 class Runner:
     """Runs functions, each on its mount, from `open` to `close`.
 
-    Raises SchemeError for a function that FunctionFS cannot carry.
+    ``on_leave`` hears that one of them leaves the bus, and for how many seconds: the gadget is
+    then to be unbound, the requests drained, and after that time it is to be bound again.
     """
 
-    def __init__(self, name: str, mounts: Mapping[Function, Path]) -> None:
+    def __init__(
+        self, name: str, mounted: Sequence[Mounted], *, on_leave: Callable[[float], None]
+    ) -> None:
         self._name = name
         self._crashed = anyio.Event()
         self._transfers = Transfers()
-        self._lives = Lives(name, self._crashed.set)
+        self._lives = Lives(name, on_crash=self._crashed.set, on_leave=on_leave)
         self._functions = [
-            FunctionFs(function, where, self._transfers, self._lives, self._crashed.set)
-            for function, where in mounts.items()
+            FunctionFs(each, self._transfers, self._lives, self._crashed.set) for each in mounted
         ]
         for function in self._functions:
             if function.description.plain:
@@ -87,7 +87,7 @@ class Runner:
         raise failure
 
     def drain(self) -> None:
-        """After the unbind: give every request back, so that nobody waits for one for ever."""
+        """After an unbind: end every run, and give its requests back for nobody to wait for."""
         for function in self._functions:
             function.disable()
         deadline = time.monotonic() + _DRAIN_SECONDS

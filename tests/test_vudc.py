@@ -14,7 +14,15 @@ import anyio.to_thread
 import pytest
 
 from tests.devices import Scripted, echo, gadget
-from usbip_vudc.errors import DeviceGone, EndpointDisabled, Overflow, SchemeError, UrbError
+from usbip_vudc.errors import (
+    DeviceGone,
+    EndpointDisabled,
+    LocalProtocolError,
+    Overflow,
+    SchemeError,
+    SoftDisconnect,
+    UrbError,
+)
 from usbip_vudc.function import Endpoint, Request
 from usbip_vudc.host.client import Host
 from usbip_vudc.host.handshake import ImportRefused, import_device, list_devices
@@ -315,6 +323,85 @@ async def test_crash_of_a_function_unplugs_the_device(caplog: pytest.LogCaptureF
         await udc.wait_unplugged()
         assert "function scripted crashed" in caplog.text
         assert "ZeroDivisionError" in caplog.text
+
+
+def leaving(seconds: float) -> Scripted:
+    """It leaves the bus once the host has read from it, and echoes in every later life."""
+
+    async def leave(endpoints: Mapping[str, Endpoint]) -> None:
+        leaves.script = echo
+        await endpoints["in"].submit(b"bye")
+        raise SoftDisconnect(seconds)
+
+    leaves = Scripted(leave)
+    return leaves
+
+
+async def see_it_leave(host: Host) -> None:
+    await host.control(SET_CONFIGURATION)
+    assert await read(host, 512) == b"bye"
+    with pytest.raises(DeviceGone):
+        await read(host, 512)
+
+
+async def test_a_device_that_left_the_bus_can_be_had_again_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    function = leaving(0)
+    udc = UserspaceUDC(gadget(function), speed=Speed.HIGH)
+    async with served(udc) as port:
+        async with Host.connect("127.0.0.1", port, "1-1") as host:
+            await see_it_leave(host)
+        async with Host.connect("127.0.0.1", port, "1-1") as host:
+            await host.control(SET_CONFIGURATION)
+            await host.transfer(HostUrb(1, b"hello again"), 5)
+            assert await read(host, 512) == b"hello again"
+            assert (function.lives, function.ended) == (2, 1)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_until_it_is_back_a_device_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+
+    class Clock:
+        monotonic = staticmethod(lambda: now)
+
+    monkeypatch.setattr("usbip_vudc.vudc.time", Clock)
+    udc = UserspaceUDC(gadget(leaving(60)), speed=Speed.HIGH)
+    other = UserspaceUDC(gadget(Scripted(echo)), speed=Speed.HIGH)
+
+    async def listed() -> list[str]:
+        found = await anyio.to_thread.run_sync(list_devices, "127.0.0.1", port)
+        return [each.device.busid for each in found]
+
+    async with served(udc, other) as port:
+        async with Host.connect("127.0.0.1", port, "1-1") as host:
+            await see_it_leave(host)
+        now += 59
+        assert not udc.connected
+        assert await listed() == ["1-2"]
+        with pytest.raises(ImportRefused) as caught:
+            await Host.connect("127.0.0.1", port, "1-1").__aenter__()
+        assert caught.value.status == OpStatus.NODEV
+        ours, theirs = socket.socketpair()
+        with ours, theirs, pytest.raises(LocalProtocolError, match="left the bus for a while"):
+            await udc.plug(ours)
+        now += 1
+        assert udc.connected
+        assert await listed() == ["1-1", "1-2"]
+        async with Host.connect("127.0.0.1", port, "1-1") as host:
+            await host.control(SET_CONFIGURATION)
+
+
+async def test_a_device_that_leaves_the_bus_takes_its_other_functions_along() -> None:
+    neighbour = Scripted(echo)
+    udc = UserspaceUDC(gadget(leaving(0), neighbour), speed=Speed.HIGH)
+    async with served(udc) as port:
+        async with Host.connect("127.0.0.1", port, "1-1") as host:
+            await see_it_leave(host)
+        with anyio.fail_after(5):
+            await udc.wait_unplugged()
+        assert (neighbour.lives, neighbour.ended) == (1, 1)
 
 
 async def test_crash_in_a_completion_unplugs_the_device_only(

@@ -19,7 +19,7 @@ from tests.devices import echo
 from tests.udc_bench import DEADLINE, Bench, is_in
 from tests.udc_row import PATIENCE_MS, TIMEOUT_MS
 from tests.udc_running import Claim, pattern, waiting_read
-from usbip_vudc.errors import EndpointDisabled
+from usbip_vudc.errors import EndpointDisabled, SoftDisconnect
 from usbip_vudc.function import Endpoint, Request
 from usbip_vudc.usb.ch9 import Speed, TransferType, default_max_packet_size
 
@@ -189,6 +189,19 @@ def a_crash_of_run_disconnects_the_device(bench: Bench) -> None:
     works(bench)
 
 
+def a_soft_disconnect_ends_run_and_its_requests_and_it_comes_back_by_itself(bench: Bench) -> None:
+    async def leave(_endpoints: Mapping[str, Endpoint]) -> None:
+        raise SoftDisconnect
+
+    for _ in range(2):
+        life = busy_life(bench)
+        bench.order(leave)
+        is_over(bench, life)
+        assert eventually_gone(bench)
+        bench.reopen()
+    works(bench)
+
+
 def a_run_that_returns_leaves_nak(bench: Bench) -> None:
     async def leave(endpoints: Mapping[str, Endpoint]) -> None:
         endpoints["in"].queue(Request(b"x" * 100))
@@ -209,6 +222,7 @@ LIFE_CLAIMS: Final[tuple[Claim, ...]] = (
     a_reset_of_a_busy_device_loses_only_its_life,
     configuration_0_ends_run_and_its_requests,
     a_run_that_returns_leaves_nak,
+    a_soft_disconnect_ends_run_and_its_requests_and_it_comes_back_by_itself,
     unbinding_ends_run_and_its_requests_and_it_can_be_bound_again,
     detaching_ends_run_and_its_requests_and_it_can_be_plugged_again,
     a_urb_that_waits_ends_when_the_device_goes,

@@ -17,6 +17,7 @@ __all__ = (
     "RemoteProtocolError",
     "RequestWithdrawn",
     "SchemeError",
+    "SoftDisconnect",
     "TransferError",
     "UrbError",
     "UsbipVudcError",
@@ -60,6 +61,18 @@ class Overflow(TransferError):
 
 class RequestWithdrawn(TransferError):
     """The function took its own request back before it was done (-ECONNRESET)."""
+
+
+class SoftDisconnect(UsbipVudcError):
+    """Raised out of `Function.run`: the device leaves the bus, and comes back after ``seconds``.
+
+    No crash: it is what firmware does that enumerates anew, the kernel's usb_gadget_disconnect
+    and usb_gadget_connect. Every request ends with EndpointDisabled.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__(f"the device leaves the bus for {seconds:g} s")
+        self.seconds = seconds
 
 
 class UrbError(UsbipVudcError):

@@ -94,7 +94,12 @@ class Export(Exportable):
         return self.udc.gadget.name
 
     def device(self) -> UsbDevice:
-        """What DEVLIST and IMPORT say of it."""
+        """What DEVLIST and IMPORT say of it. Raises NotExportable while it has left the bus."""
+        if not self.udc.connected:
+            # As with a kernel's vudc between unbind and bind: no list has it, and whoever imports
+            # it is told that it is not there, ENODEV in libusb's words. To wait instead would
+            # hold a host that has no timeout (usbip attach) for as long as the firmware likes.
+            raise NotExportable(OpStatus.NODEV, f"{self.name} has left the bus for a while")
         description = self.udc.description
         device = description.device
         return UsbDevice(

@@ -246,8 +246,9 @@ class Function(ABC):
 
         Started when the host selects them, with the endpoints by role, and cancelled when it
         deselects them, resets the bus or goes away; every queued request then completes with
-        EndpointDisabled. Returning leaves the endpoints answering NAK. Raising is a crash of
-        the firmware: the device disconnects.
+        EndpointDisabled. Returning leaves the endpoints answering NAK. Raising SoftDisconnect
+        takes the device off the bus for a while, whereupon a host may begin anew. Raising
+        anything else is a crash of the firmware: the device disconnects for good.
         """
 
     def setup(self, request: ControlRequest) -> Buffer | None:  # noqa: ARG002 - for overriders

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import anyio
 import anyio.abc
 
-from usbip_vudc.errors import EndpointDisabled
+from usbip_vudc.errors import EndpointDisabled, SoftDisconnect
 from usbip_vudc.function import Endpoint, Function
 
 __all__ = ("Lives",)
@@ -33,12 +33,16 @@ class _Life:
 class Lives:
     """The runs of one controller's functions; ``on_crash`` hears of a run that raised.
 
-    Without tasks (no host) nothing runs, but who is alive is still kept.
+    ``on_leave`` hears of one that raised SoftDisconnect: for how many seconds. Without tasks (no
+    host) nothing runs, but who is alive is still kept.
     """
 
-    def __init__(self, name: str, on_crash: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, *, on_crash: Callable[[], None], on_leave: Callable[[float], None]
+    ) -> None:
         self._name = name
         self._on_crash = on_crash
+        self._on_leave = on_leave
         self._tasks: anyio.abc.TaskGroup | None = None
         self._lives: dict[Function, _Life] = {}
         self._turns: dict[Function, anyio.Lock] = {}
@@ -82,10 +86,24 @@ class Lives:
             # It let its requests' end be its own.
             if not life.ended:
                 self._crashed(life)
+        except* SoftDisconnect as group:
+            if not life.ended:  # else it is off the bus already, or begins anew as it is
+                self._leaves(life, _seconds(group))
         except* Exception:
             self._crashed(life)
+
+    def _leaves(self, life: _Life, seconds: float) -> None:
+        log.info("%s: function %s leaves the bus for %g s", self._name, life.function.name, seconds)
+        self._on_leave(seconds)
 
     def _crashed(self, life: _Life) -> None:
         log.exception("%s: function %s crashed", self._name, life.function.name)
         if not life.ended:
             self._on_crash()
+
+
+def _seconds(error: BaseException) -> float:
+    """How long a SoftDisconnect is to last, the longest of a group of them."""
+    if isinstance(error, BaseExceptionGroup):
+        return max(map(_seconds, error.exceptions))
+    return error.seconds if isinstance(error, SoftDisconnect) else 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -15,32 +16,23 @@ import anyio
 import anyio.abc
 
 from usbip_vudc.cable import Cable
+from usbip_vudc.endpoint0 import Endpoint0
 from usbip_vudc.errors import (
     LocalProtocolError,
     RemoteProtocolError,
     TransferError,
 )
-from usbip_vudc.function import UDC, ControlRequest, Endpoint, Function, Request
-from usbip_vudc.gadget import EndpointSlot, Gadget, Layout
+from usbip_vudc.function import UDC, Endpoint, Function, Request
+from usbip_vudc.gadget import EndpointSlot, Gadget, InterfaceSlot, Layout
 from usbip_vudc.lives import Lives
 from usbip_vudc.pipe import Pipe
 from usbip_vudc.standard_requests import StandardRequests
 from usbip_vudc.urb import Landing, Urb
-from usbip_vudc.usb.ch9 import (
-    Direction,
-    Recipient,
-    RequestType,
-    SetupPacket,
-    Speed,
-    StandardRequest,
-    TransferType,
-)
+from usbip_vudc.usb.ch9 import Speed, TransferType
 from usbip_vudc.wire.connection import MAX_LENT, DeviceConnection
 
 if TYPE_CHECKING:
     import socket
-
-    from usbip_vudc.sglist import Buffer
 
 __all__ = ("UserspaceUDC",)
 
@@ -51,12 +43,6 @@ _MAX_PENDING: Final = 8192
 
 _MAX_HELD: Final = 64 << 20
 """Bytes of OUT payload held for functions that do not take them."""
-
-_MAX_REMEMBERED: Final = 256
-"""Descriptor requests whose replies are kept; a hostile host could ask for 65536 lengths."""
-
-_PORT_RESET: Final = (0x23, 3, 4)
-"""SetPortFeature(PORT_RESET): a USB/IP host asks for a bus reset (drivers/usb/usbip/stub_rx.c)."""
 
 
 class _PipeEndpoint(Endpoint):
@@ -106,14 +92,15 @@ class UserspaceUDC(UDC):
         self._layout: Layout | None = None
         self._alternates: dict[int, int] = {}
         self._pipes: dict[int, Pipe] = {}
-        self._lives = Lives(name, self.unplug)
+        self._lives = Lives(name, on_crash=self.unplug, on_leave=self._leave)
         self._pending: dict[int, tuple[Urb, Pipe]] = {}
-        self._descriptors: dict[bytes, memoryview] = {}
+        self._control = Endpoint0(self, self._standard, self._on_urb).submit
         self._debug = False
         self._held = 0
         self._connection: DeviceConnection | None = None
         self._cable: Cable | None = None
         self._unplugged = anyio.Event()
+        self._back_at = 0.0
 
     # --- the cable -----------------------------------------------------------------------------
 
@@ -121,6 +108,11 @@ class UserspaceUDC(UDC):
     def plugged(self) -> bool:
         """Whether a host holds the device."""
         return self._cable is not None
+
+    @property
+    def connected(self) -> bool:
+        """Whether a host could have it: not while a SoftDisconnect of a function lasts."""
+        return time.monotonic() >= self._back_at
 
     async def wait_unplugged(self) -> None:
         """Wait until no host holds the device."""
@@ -135,12 +127,14 @@ class UserspaceUDC(UDC):
         """Be a device on this non-blocking stream socket until the host leaves or `unplug`.
 
         ``greeting`` goes out first (the reply to IMPORT). Raises LocalProtocolError where a host
-        holds the device already, RemoteProtocolError or OSError as `Cable.run` does. Afterwards
-        every request has completed with EndpointDisabled, no function runs, and the device is
-        as after a bus reset.
+        holds the device already or it is not `connected`, RemoteProtocolError or OSError as
+        `Cable.run` does. Afterwards every request has completed with EndpointDisabled, no
+        function runs, and the device is as after a bus reset.
         """
         if self.plugged:
             raise LocalProtocolError(f"{self.name}: a host holds the device already")
+        if not self.connected:
+            raise LocalProtocolError(f"{self.name}: the device has left the bus for a while")
         self._unplugged = anyio.Event()
         self._debug = log.isEnabledFor(logging.DEBUG)
         self._connection = DeviceConnection(self)
@@ -156,7 +150,7 @@ class UserspaceUDC(UDC):
                 except Exception as error:
                     failure = error  # raised below, outside the group, so that it stays itself
                 finally:
-                    self._bus_reset()
+                    self.bus_reset()
                     tasks.cancel_scope.cancel()
         finally:
             self._complete_leftovers()
@@ -172,6 +166,11 @@ class UserspaceUDC(UDC):
         """Disconnect: `plug` returns soon. Without a host nothing happens."""
         if self._cable is not None:
             self._cable.close()
+
+    def _leave(self, seconds: float) -> None:
+        """Disconnect, to be had again after so many seconds."""
+        self._back_at = time.monotonic() + seconds
+        self.unplug()
 
     def kick(self) -> None:
         """A function has queued something: send what came of it."""
@@ -262,75 +261,7 @@ class UserspaceUDC(UDC):
             log.exception("%s: a function crashed in on_complete", self.name)
             self.unplug()
 
-    # --- endpoint 0 ----------------------------------------------------------------------------
-
-    def _control(self, urb: Urb) -> None:
-        """Answer a control URB. Descriptors never change, so their replies are looked up whole."""
-        answer = self._descriptors.get(urb.setup)
-        if answer is None:
-            setup = SetupPacket.parse(urb.setup)
-            given = self._answer(setup, urb)
-            if given is None:
-                self._finish(urb, -errno.EPIPE)
-                return
-            if not urb.endpoint & Direction.IN:
-                urb.actual = urb.length
-                self._finish(urb, 0)
-                return
-            answer = memoryview(given)[: setup.wLength]
-            if setup.bmRequestType == 0x80 and setup.bRequest == StandardRequest.GET_DESCRIPTOR:
-                self._remember(urb.setup, answer)
-        length = urb.actual = len(answer)
-        if length > urb.length:
-            # More than the URB has room for is babble, as on any endpoint.
-            urb.actual = urb.length
-            answer = answer[: urb.length]
-        urb.data = (answer,)
-        self._finish(urb, -errno.EOVERFLOW if length > urb.length else 0)
-
-    def _remember(self, setup: bytes, answer: memoryview) -> None:
-        if len(self._descriptors) < _MAX_REMEMBERED:
-            self._descriptors[setup] = answer
-
-    def _answer(self, setup: SetupPacket, urb: Urb) -> Buffer | None:
-        is_in = bool(urb.endpoint & Direction.IN)
-        if setup.wLength and is_in != bool(setup.bmRequestType & Direction.IN):
-            return None
-        if setup.type == RequestType.STANDARD:
-            return self._standard.answer(setup)
-        if (setup.bmRequestType, setup.bRequest, setup.wValue) == _PORT_RESET:
-            self._bus_reset()
-            return b""
-        try:
-            return self._class_request(setup, bytes(urb.payload))
-        except Exception:
-            log.exception("%s: a function failed on request %s; answered STALL", self.name, setup)
-            return None
-
-    def _class_request(self, setup: SetupPacket, data: bytes) -> Buffer | None:
-        """Offer a class or vendor request to the function that wIndex names, or to each."""
-        if self._layout is None:
-            return None
-        request = ControlRequest(setup, data)
-        if setup.recipient == Recipient.INTERFACE:
-            slot = self._layout.interfaces.get(setup.wIndex & 0xFF)
-            if slot is None:
-                return None
-            request.interface = slot.spec.role
-            return slot.function.setup(request)
-        if setup.recipient == Recipient.ENDPOINT:
-            for _, endpoint in self._live_slots():
-                if endpoint.address == setup.wIndex & 0xFF:
-                    request.endpoint = endpoint.spec.role
-                    return endpoint.function.setup(request)
-            return None
-        for function in self._layout.functions:
-            answer = function.setup(request)
-            if answer is not None:
-                return answer
-        return None
-
-    # --- device state (DeviceState) ------------------------------------------------------------
+    # --- device state (endpoint 0's Device) ----------------------------------------------------
 
     @property
     def configuration(self) -> int:
@@ -349,13 +280,26 @@ class UserspaceUDC(UDC):
             for function in self._layout.functions:
                 self._enable(function)
 
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        """Those of the selected configuration, none without one."""
+        return self._layout.functions if self._layout is not None else ()
+
+    def interface(self, number: int) -> InterfaceSlot | None:
+        """An interface of the selected configuration, None where there is no such one."""
+        return self._layout.interfaces.get(number) if self._layout is not None else None
+
+    def endpoint(self, address: int) -> EndpointSlot | None:
+        """An endpoint of the current alternate settings, None where there is no such one."""
+        return next((slot for _, slot in self._live_slots() if slot.address == address), None)
+
     def alternate(self, interface: int) -> int | None:
         """The alternate setting of an interface, None where there is no such interface."""
         return self._alternates.get(interface)
 
     def set_interface(self, interface: int, alternate: int) -> bool:
         """Select an alternate setting and restart its function."""
-        slot = self._layout.interfaces.get(interface) if self._layout is not None else None
+        slot = self.interface(interface)
         if slot is None or alternate >= len(slot.alternates):
             return False
         self._disable((slot.function,))
@@ -376,7 +320,7 @@ class UserspaceUDC(UDC):
         else:
             pipe.clear_halt()
 
-    def _bus_reset(self) -> None:
+    def bus_reset(self) -> None:
         """Back to the default state (USB 2.0 9.1.1.3)."""
         self._standard.reset()
         self.set_configuration(0)

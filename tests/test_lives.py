@@ -1,0 +1,86 @@
+"""Lives: what a run's end means to its controller."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+import anyio
+import pytest
+
+from tests.devices import Scripted
+from usbip_vudc.errors import EndpointDisabled, SoftDisconnect
+from usbip_vudc.function import Endpoint
+from usbip_vudc.lives import Lives
+
+pytestmark = pytest.mark.anyio
+
+Script = Callable[[Mapping[str, Endpoint]], Awaitable[None]]
+
+
+async def heard(script: Script) -> list[float | str]:
+    """What a controller hears of a run that is not ended from outside."""
+    said: list[float | str] = []
+    lives = Lives("udc", on_crash=lambda: said.append("crash"), on_leave=said.append)
+    async with anyio.create_task_group() as tasks:
+        lives.open(tasks)
+        lives.begin(Scripted(script), {})
+    return said
+
+
+def raising(error: BaseException) -> Script:
+    async def script(_endpoints: Mapping[str, Endpoint]) -> None:
+        raise error
+
+    return script
+
+
+async def test_a_soft_disconnect_is_no_crash(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        assert await heard(raising(SoftDisconnect())) == [0.0]
+        assert await heard(raising(SoftDisconnect(2.5))) == [2.5]
+    assert {record.levelno for record in caplog.records} == {logging.INFO}
+    assert "function scripted leaves the bus for 2.5 s" in caplog.text
+
+
+async def test_a_soft_disconnect_may_come_from_a_task_of_the_run() -> None:
+    async def script(endpoints: Mapping[str, Endpoint]) -> None:
+        async with anyio.create_task_group() as outer:
+            outer.start_soon(anyio.sleep_forever)
+            async with anyio.create_task_group() as inner:
+                inner.start_soon(anyio.sleep_forever)
+                await raising(SoftDisconnect(0.5))(endpoints)
+
+    assert await heard(script) == [0.5]
+
+
+async def test_the_longest_of_several_pauses_counts() -> None:
+    pauses = [SoftDisconnect(1), SoftDisconnect(3), SoftDisconnect(2)]
+    assert await heard(raising(ExceptionGroup("at once", pauses))) == [3]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), EndpointDisabled("by itself")], ids=repr)
+async def test_whatever_else_is_raised_is_a_crash(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await heard(raising(error)) == ["crash"]
+    assert "function scripted crashed" in caplog.text
+
+
+async def test_a_run_that_was_ended_leaves_no_bus() -> None:
+    said: list[float | str] = []
+    lives = Lives("udc", on_crash=lambda: said.append("crash"), on_leave=said.append)
+
+    async def stubborn(_endpoints: Mapping[str, Endpoint]) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise SoftDisconnect
+
+    function = Scripted(stubborn)
+    async with anyio.create_task_group() as tasks:
+        lives.open(tasks)
+        lives.begin(function, {})
+        await anyio.wait_all_tasks_blocked()
+        lives.end(function)
+    assert (function.ended, said) == (1, [])
