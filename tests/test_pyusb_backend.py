@@ -17,6 +17,7 @@ import usb.core
 import usb.util
 
 from tests.devices import Scripted, echo, gadget
+from usbip_vudc.errors import SoftDisconnect
 from usbip_vudc.function import ControlRequest, Endpoint
 from usbip_vudc.gadget import Config, Gadget
 from usbip_vudc.host.blocking import BlockingHost
@@ -335,7 +336,7 @@ def test_reset_restores_configuration_and_alternate_setting(
 ) -> None:
     udc = UserspaceUDC(gadget(Scripted()))
     seen: list[tuple[int, int | None]] = []
-    reset = udc._bus_reset
+    reset = udc.bus_reset
 
     def bus_reset() -> None:
         reset()
@@ -346,7 +347,7 @@ def test_reset_restores_configuration_and_alternate_setting(
         handle = backend.open_device(next(iter(backend.enumerate_devices())))
         backend.claim_interface(handle, 0)
         backend.set_interface_altsetting(handle, 0, 1)
-        monkeypatch.setattr(udc, "_bus_reset", bus_reset)
+        monkeypatch.setattr(udc, "bus_reset", bus_reset)
         backend.reset_device(handle)
         assert seen == [(0, None)]
         answer = array("B", bytes(1))
@@ -427,6 +428,42 @@ udcs: list[UserspaceUDC] = []
 async def unplug_on_out(endpoints: Mapping[str, Endpoint]) -> None:
     await endpoints["out"].submit(bytearray(1024))
     udcs[-1].unplug()
+
+
+def test_a_device_that_left_is_found_again_though_nobody_closed_it() -> None:
+    async def leave(endpoints: Mapping[str, Endpoint]) -> None:
+        await endpoints["out"].submit(bytearray(512))
+        leaving.script = echo
+        raise SoftDisconnect(0)
+
+    leaving = Scripted(leave)
+    with serving(gadget(leaving)) as port:
+        backend = get_backend(port=port)
+        first = usb.core.find(backend=backend)
+        first.write(OUT, b"leave")
+        with fails(errno.ENODEV):
+            first.read(IN, 512)
+        second = usb.core.find(backend=backend)
+        assert second.write(OUT, b"back") == 4
+        assert second.read(IN, 512).tobytes() == b"back"
+        for device in (first, second):
+            usb.util.dispose_resources(device)
+
+
+def test_connect_makes_the_host_of_each_import() -> None:
+    calls: list[tuple[str, int, str]] = []
+
+    def connect(host: str, port: int, busid: str) -> BlockingHost:
+        calls.append((host, port, busid))
+        return BlockingHost(host, port, busid)
+
+    with serving(gadget(Scripted())) as port:
+        backend = get_backend(port=port, connect=connect)
+        device = usb.core.find(backend=backend)
+        assert calls == [("127.0.0.1", port, "1-1")], "to read its descriptors"
+        device.ctrl_transfer(0x80, 0, 0, 0, 2)
+        usb.util.dispose_resources(device)
+        assert len(calls) == 2
 
 
 def test_an_unreachable_server_says_where_and_what_to_do() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.fake_sysfs import add_device, files
 from usbip_vudc import stub
-from usbip_vudc.stub import StubError, bind, bound, unbind
+from usbip_vudc.stub import StubError, bind, bound, forget, unbind
 from usbip_vudc.sysfs import SysfsError
 
 
@@ -114,3 +114,13 @@ def test_a_missing_module_is_named_with_its_command(driver: FakeDriver) -> None:
     (driver.sysfs / "bus/usb/drivers/usbip-host").rmdir()
     with pytest.raises(StubError, match="run: modprobe usbip-host"):
         bind("3-1", sysfs=driver.sysfs)
+
+
+def test_a_device_that_left_can_be_forgotten_more_than_once(driver: FakeDriver) -> None:
+    forget("3-1", sysfs=driver.sysfs)
+    assert driver.written == ["usbip-host/match_busid del 3-1"]
+    driver.refused["usbip-host/match_busid del"] = errno.ENODEV
+    forget("3-1", sysfs=driver.sysfs)
+    driver.refused["usbip-host/match_busid del"] = errno.EIO
+    with pytest.raises(SysfsError, match="EIO"):
+        forget("3-1", sysfs=driver.sysfs)

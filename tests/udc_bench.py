@@ -22,10 +22,11 @@ import usb.core
 import usb.util
 
 from tests.devices import Script, Scripted, gadget
+from usbip_vudc.errors import UrbError
 from usbip_vudc.function import ControlRequest, Endpoint, Request
 from usbip_vudc.gadget import Gadget
 from usbip_vudc.pyusb_backend import get_backend
-from usbip_vudc.server import DEFAULT_HOST, Server
+from usbip_vudc.serving import serving_in
 from usbip_vudc.sglist import Buffer
 from usbip_vudc.urb import URB_ZERO_PACKET, HostUrb
 from usbip_vudc.usb.ch9 import Direction, Feature, Speed, StandardRequest
@@ -210,6 +211,13 @@ class Bench(ABC):
         self.host = None
         self._cable.close()
 
+    def reopen(self) -> None:
+        """The host lets go of a device that left by itself, and takes it where it has come back."""
+        self.host = None
+        self._cable.close()
+        self.host = self._cable.enter_context(self.cable())
+        self.wait(lambda: self.device.alive, "back on the bus")
+
     def remove(self) -> None:
         """The controller goes away, and the host sees its device go."""
         self._bound = False
@@ -287,8 +295,8 @@ class Bench(ABC):
                 moved = self.opened._ctx.handle.host.transfer(urb, timeout_ms / 1000)
             else:
                 moved = self.opened.write(self.address("out"), data, timeout_ms)
-        except usb.core.USBError as error:
-            return 0, int(error.errno)
+        except (usb.core.USBError, UrbError) as error:
+            return 0, int(error.errno or 0)
         return int(moved), 0
 
     def set_halt(self, role: str, *, halt: bool) -> None:
@@ -314,14 +322,8 @@ class UserspaceBench(Bench):
     @contextmanager
     def controller(self) -> Iterator[None]:
         """A server that exports it as 1-1."""
-        server = Server([UserspaceUDC(self.gadget, speed=self.speed)])
-        scope = self.call(anyio.CancelScope)
-
-        async def serve(*, task_status: anyio.abc.TaskStatus[tuple[str, int]]) -> None:
-            with scope:
-                await server.serve(DEFAULT_HOST, 0, task_status=task_status)
-
-        with self.task(serve, scope.cancel) as (_, self.port):
+        udc = UserspaceUDC(self.gadget, speed=self.speed)
+        with serving_in(self.portal, udc) as self.port:
             yield
 
     @contextmanager

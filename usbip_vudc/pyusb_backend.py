@@ -23,6 +23,7 @@ import usb.backend
 from usb.core import USBError, USBTimeoutError
 
 from usbip_vudc.errors import LocalProtocolError, UrbError, UsbipVudcError
+from usbip_vudc.host.blocking import BlockingHost
 from usbip_vudc.host.enumeration import (
     DeviceDescriptors,
     alternates_of,
@@ -31,7 +32,7 @@ from usbip_vudc.host.enumeration import (
     set_interface,
 )
 from usbip_vudc.host.handshake import ImportRefused, Listed, list_devices
-from usbip_vudc.host.session import Handle, Sessions
+from usbip_vudc.host.session import Connect, Handle, Sessions
 from usbip_vudc.host.sg import SgResult
 from usbip_vudc.sglist import SGList
 from usbip_vudc.urb import HostUrb
@@ -64,14 +65,18 @@ _REFUSALS: Final = {OpStatus.DEV_BUSY: errno.EBUSY, OpStatus.NODEV: errno.ENODEV
 
 
 def get_backend(
-    host: str = "127.0.0.1", port: int = 3240, *, scatter_gather: bool = True
+    host: str = "127.0.0.1",
+    port: int = 3240,
+    *,
+    scatter_gather: bool = True,
+    connect: Connect = BlockingHost,
 ) -> UsbipBackend:
     """A backend for the devices that one USB/IP server exports.
 
     ``scatter_gather`` is whether `UsbipBackend.bulk_sg` acts as a host controller with SG does.
-    Nothing is connected before the backend is used.
+    ``connect`` makes the host of each import. Nothing is connected before the backend is used.
     """
-    return UsbipBackend(host, port, scatter_gather=scatter_gather)
+    return UsbipBackend(host, port, scatter_gather=scatter_gather, connect=connect)
 
 
 def _usb_error(number: int, detail: str = "") -> USBError:
@@ -119,12 +124,19 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
     for a device that is gone, 16 for one that another client holds.
     """
 
-    def __init__(self, host: str, port: int, *, scatter_gather: bool = True) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        scatter_gather: bool = True,
+        connect: Connect = BlockingHost,
+    ) -> None:
         super().__init__()
         self.host = host
         self.port = port
         self.scatter_gather = scatter_gather
-        self._sessions = Sessions(host, port)
+        self._sessions = Sessions(host, port, connect=connect)
 
     def _finalize_object(self) -> None:
         self._sessions.close_all()

@@ -10,12 +10,23 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, Protocol, cast
+
+import anyio.abc
 
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.gadget import Gadget
 
-__all__ = ("FUNCTIONS", "GADGETS", "WITH_DISK", "GadgetOptions", "load_gadget")
+__all__ = (
+    "FUNCTIONS",
+    "GADGETS",
+    "KERNEL_UDC",
+    "WITH_DISK",
+    "GadgetOptions",
+    "RunnableUDC",
+    "load_gadget",
+    "load_kernel_udc",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +62,38 @@ FUNCTIONS: Final[Mapping[str, str]] = {
 }
 """``type`` of a function in a scheme, which is the Function's name, too."""
 
+KERNEL_UDC: Final = "configfs.udc:KernelUDC"
+"""A gadget on a UDC of the kernel."""
+
+
+class RunnableUDC(Protocol):
+    """A UDC that has a life of its own, as the kernel's have."""
+
+    name: str
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Carry the gadget until cancelled or `unplug`; reports when it is bound."""
+
+    def unplug(self) -> None:
+        """Disconnect from the host, and let `run` end."""
+
 
 def load_gadget(name: str, options: GadgetOptions) -> Gadget:
     """Make a ready-made gadget. Raises SchemeError for an unknown name or impossible options."""
     target = GADGETS.get(name)
     if target is None:
         raise SchemeError(f"gadget {name!r} is unknown; there are {', '.join(sorted(GADGETS))}")
+    return cast("Callable[[GadgetOptions], Gadget]", _load(target))(options)
+
+
+def load_kernel_udc() -> Callable[[Gadget, str], RunnableUDC]:
+    """What makes a UDC of a gadget and the name of the kernel's controller.
+
+    Raises ImportError or OSError where a package or a library that it needs is not installed.
+    """
+    return cast("Callable[[Gadget, str], RunnableUDC]", _load(KERNEL_UDC))
+
+
+def _load(target: str) -> Any:
     module, _, attribute = target.partition(":")
-    factory = getattr(importlib.import_module(module), attribute)
-    return cast("Callable[[GadgetOptions], Gadget]", factory)(options)
+    return getattr(importlib.import_module(module), attribute)

@@ -15,7 +15,7 @@ from usbip_vudc.server import DEFAULT_HOST, Server
 from usbip_vudc.usb.ch9 import Speed
 from usbip_vudc.vudc import UserspaceUDC
 
-__all__ = ("serving", "serving_udcs")
+__all__ = ("serving", "serving_in", "serving_udcs")
 
 
 @contextmanager
@@ -37,16 +37,31 @@ def serving_udcs(
     *udcs: UserspaceUDC | Exportable, host: str = DEFAULT_HOST, port: int = 0
 ) -> Iterator[int]:
     """The same for controllers that the caller made. They live in the server's thread."""
-    with anyio.from_thread.start_blocking_portal() as portal:
-        scope = portal.call(anyio.CancelScope)
+    with (
+        anyio.from_thread.start_blocking_portal() as portal,
+        serving_in(portal, *udcs, host=host, port=port) as listening,
+    ):
+        yield listening
 
-        async def serve(*, task_status: anyio.abc.TaskStatus[tuple[str, int]]) -> None:
-            with scope:
-                await Server(udcs).serve(host, port, task_status=task_status)
 
-        future, (_, listening) = portal.start_task(serve)
-        try:
-            yield listening
-        finally:
-            portal.call(scope.cancel)
-            future.result(timeout=10)
+@contextmanager
+def serving_in(
+    portal: anyio.from_thread.BlockingPortal,
+    *udcs: UserspaceUDC | Exportable,
+    host: str = DEFAULT_HOST,
+    port: int = 0,
+) -> Iterator[int]:
+    """The same in a thread that the caller has."""
+    server = Server(udcs)
+    scope = portal.call(anyio.CancelScope)
+
+    async def serve(*, task_status: anyio.abc.TaskStatus[tuple[str, int]]) -> None:
+        with scope:
+            await server.serve(host, port, task_status=task_status)
+
+    future, (_, listening) = portal.start_task(serve)
+    try:
+        yield listening
+    finally:
+        portal.call(scope.cancel)
+        future.result(timeout=10)

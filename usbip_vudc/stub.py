@@ -23,7 +23,7 @@ from usbip_vudc.sysfs import (
 )
 from usbip_vudc.usb.ch9 import UsbClass
 
-__all__ = ("DRIVER", "StubError", "bind", "bound", "unbind")
+__all__ = ("DRIVER", "StubError", "bind", "bound", "forget", "unbind")
 
 DRIVER: Final = "usbip-host"
 
@@ -50,7 +50,7 @@ def bind(busid: str, *, sysfs: Path = SYSFS) -> None:
     except SysfsError as error:
         # Not usbip-host's own `rebind`: it follows a pointer that only a bind has set.
         with contextlib.suppress(SysfsError):
-            _forget(busid, sysfs)
+            forget(busid, sysfs=sysfs)
         write_attribute(sysfs / "bus/usb/drivers_probe", busid)
         if error.errno == errno.ENOMEM:
             raise StubError(f"{busid}: usbip-host holds 16 devices already, all it can") from error
@@ -68,7 +68,7 @@ def unbind(busid: str, *, sysfs: Path = SYSFS) -> None:
     if driver != DRIVER:
         raise StubError(f"{busid} is not bound to usbip-host, but to {driver or 'no driver'}")
     write_attribute(stub / "unbind", busid)
-    _forget(busid, sysfs)
+    forget(busid, sysfs=sysfs)
     try:
         write_attribute(stub / "rebind", busid)
     except SysfsError as error:
@@ -82,7 +82,11 @@ def bound(*, sysfs: Path = SYSFS) -> tuple[str, ...]:
     return tuple(path.name for path in usb_devices(sysfs=sysfs) if driver_of(path) == DRIVER)
 
 
-def _forget(busid: str, sysfs: Path) -> None:
+def forget(busid: str, *, sysfs: Path = SYSFS) -> None:
+    """Take a bus id out of usbip-host's table, where that of a device that left stays.
+
+    Nothing happens where it is not there. Raises StubError, SysfsError.
+    """
     try:
         write_attribute(_stub(sysfs) / "match_busid", f"del {busid}")
     except SysfsError as error:

@@ -12,10 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.kernel.carriers import CARRIERS, Carrier, load_modules
+from bench.kernel.carriers import CARRIERS, load_modules
 from bench.kernel.disks import DISKS, measure_disk, measure_qemu_disk
 from bench.kernel.measure import Sample
 from bench.kernel.ports import measure_ours, measure_theirs
+from usbip_vudc.carrier import OURS
 
 KERNEL_UDC_TARGET = 0.9
 """FunctionFS against the kernel's own function on the same UDC."""
@@ -33,11 +34,11 @@ def main() -> None:
     console = Console(width=110)
     load_modules()
     samples: Samples = defaultdict(list)
-    chosen = [c for c in CARRIERS if arguments.only in c.name]
+    chosen = [name for name in CARRIERS if arguments.only in name]
     for number in range(arguments.rounds):
-        for carrier in chosen:
-            console.print(f"round {number + 1} of {arguments.rounds}: {carrier.name}")
-            _round(samples, carrier, arguments.mib, arguments.serial_kib << 10)
+        for name in chosen:
+            console.print(f"round {number + 1} of {arguments.rounds}: {name}")
+            _round(samples, name, arguments.mib, arguments.serial_kib << 10)
     for sample in measure_qemu_disk(arguments.mib):
         samples["QEMU usb-storage", "qemu", sample.what].append(sample)
     _print(console, samples, arguments)
@@ -59,16 +60,17 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _round(samples: Samples, carrier: Carrier, mib: int, serial_length: int) -> None:
-    for name in DISKS:
-        if carrier.udc is not None or name == "ours":
-            for sample in measure_disk(carrier, name, mib):
-                samples[carrier.name, name, sample.what].append(sample)
+def _round(samples: Samples, name: str, mib: int, serial_length: int) -> None:
+    carrier = CARRIERS[name]
+    for disk in DISKS:
+        if carrier.udc != OURS or disk == "ours":
+            for sample in measure_disk(carrier, disk, mib):
+                samples[name, disk, sample.what].append(sample)
     for sample in measure_ours(carrier, serial_length):
-        samples[carrier.name, "ours", sample.what].append(sample)
-    if carrier.udc is not None:
+        samples[name, "ours", sample.what].append(sample)
+    if carrier.udc != OURS:
         for sample in measure_theirs(carrier, serial_length):
-            samples[carrier.name, "f_acm", sample.what].append(sample)
+            samples[name, "f_acm", sample.what].append(sample)
 
 
 def _rate(found: list[Sample]) -> float:
@@ -81,7 +83,7 @@ def _reference(samples: Samples, carrier: str, what: str) -> tuple[str, float, f
     theirs = "f_mass_storage" if is_disk else "f_acm"
     if (carrier, theirs, what) in samples:
         return theirs, _rate(samples[carrier, theirs, what]), KERNEL_UDC_TARGET
-    vudc = samples.get((CARRIERS[0].name, theirs, what))
+    vudc = samples.get(("usbip-vudc, high", theirs, what))
     if vudc and carrier.startswith("userspace"):
         return f"{theirs} on usbip-vudc", _rate(vudc), USERSPACE_TARGET
     return None

@@ -1,131 +1,82 @@
-"""Where a gadget is carried to this machine's own host side: UDCs, and our server under vhci."""
+"""The carriers that are measured, each ending at this machine's own host side (usbip_vudc/carrier).
+
+The gadget's end is in a process of its own, as its users run it, whose processor time counts.
+"""
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
-import anyio
-
-from bench.kernel.gadget_process import GadgetProcess, Serve, gadget_process
-from configfs.transaction import ConfigfsGadget
-from configfs.udc import KernelUDC
+from bench.kernel.gadget_process import GadgetProcess, gadget_process
 from usbip_vudc import vhci
+from usbip_vudc.carrier import OURS, Carrier, device_end
 from usbip_vudc.function import Function
 from usbip_vudc.gadget import Config, Gadget, KernelFunction
-from usbip_vudc.server import Server
-from usbip_vudc.settle import NotReady
-from usbip_vudc.sysfs import write_attribute
+from usbip_vudc.registry import load_kernel_udc
+from usbip_vudc.server import DEFAULT_HOST
 from usbip_vudc.usb.ch9 import Speed
-from usbip_vudc.vudc import UserspaceUDC
 
-__all__ = ("CARRIERS", "Carrier", "load_modules")
+__all__ = ("CARRIERS", "carry", "gadget_of", "load_modules", "wait_for")
 
-_MODULES = (
+_MODULES: Final = (
     ("vhci-hcd",), ("usbip-vudc",), ("dummy_hcd", "is_super_speed=1"), ("libcomposite",),
     ("usb-storage",), ("sd_mod",), ("cdc-acm",),
 )  # fmt: skip
 
+CARRIERS: Final[Mapping[str, Carrier]] = {
+    "usbip-vudc, high": Carrier("usbip-vudc.0", Speed.HIGH, "linux"),
+    "dummy_hcd, high": Carrier("dummy_udc.0", Speed.HIGH, "linux"),
+    "dummy_hcd, super": Carrier("dummy_udc.0", Speed.SUPER, "linux"),
+    "userspace, high": Carrier(OURS, Speed.HIGH, "linux"),
+    "userspace, super": Carrier(OURS, Speed.SUPER, "linux"),
+}
 
-@dataclass(frozen=True, slots=True)
-class Carrier:
-    """A way from a gadget to the host side of this kernel. ``udc`` is None for our own UDC."""
 
-    name: str
-    udc: str | None
-    speed: Speed
+def gadget_of(function: Function | KernelFunction, idProduct: int) -> Gadget:
+    """A device of one function."""
+    return Gadget(
+        name="bench",
+        idVendor=0x0525,
+        idProduct=idProduct,
+        serial="0123456789AB",  # BOT 4.1.1 wants twelve digits of a disk
+        configs=(Config(functions=(function,)),),
+    )
 
-    def gadget(self, function: Function | KernelFunction, idProduct: int) -> Gadget:
-        """A device of one function, as fast as this carries it."""
-        return Gadget(
-            name="bench",
-            idVendor=0x0525,
-            idProduct=idProduct,
-            serial="0123456789AB",  # BOT 4.1.1 wants twelve digits of a disk
-            max_speed=self.speed,
-            configs=(Config(functions=(function,)),),
-        )
+
+@contextmanager
+def carry(make: Callable[[], Gadget], carrier: Carrier) -> Iterator[GadgetProcess]:
+    """The device is attached while this lasts; yields the process of its functions.
+
+    ``make`` is called in that process.
+    """
 
     @contextmanager
-    def carry(
-        self, make: Callable[[], Gadget], *, in_kernel: bool = False
-    ) -> Iterator[GadgetProcess | None]:
-        """The device is attached while this lasts; yields the process of its functions, if any.
+    def serve() -> Iterator[str]:
+        with device_end(make(), carrier) as end:
+            yield f"{end.port} {end.exported.busid}" if end.exported is not None else "bound"
 
-        ``make`` is called where the functions shall run; ``in_kernel`` says that it is there.
-        """
-        with ExitStack() as undo:
-            process = None
-            if self.udc is None:
-                process = undo.enter_context(gadget_process(self._serve(make)))
-                port = vhci.attach_remote("127.0.0.1", int(process.hear()), "1-1").port
-                undo.callback(vhci.detach, port)
-            elif in_kernel:
-                tree = ConfigfsGadget.create(make())
-                undo.callback(tree.remove)
-                tree.bind(self.udc)
-                self._plug(undo)
-            else:
-                process = undo.enter_context(gadget_process(self._up(make, self.udc)))
-                self._plug(undo)
+    with gadget_process(serve) as process:
+        if not carrier.over_usbip:
             yield process
-
-    def _plug(self, undo: ExitStack) -> None:
-        """A vudc has a cable of its own; a dummy is plugged in for good."""
-        if self.udc is None or not self.udc.startswith("usbip"):
             return
+        tcp_port, busid = process.said.split()
+        port = vhci.attach_remote(DEFAULT_HOST, int(tcp_port), busid).port
         try:
-            port = self._connect(self.udc)
-        except NotReady:
-            # usbip-vudc may begin with a reply of the connection before, and vhci hangs up.
-            port = self._connect(self.udc)
-        undo.callback(vhci.detach, port)
-
-    def _connect(self, udc: str) -> int:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            write_attribute(
-                Path("/sys/class/udc") / udc / "device/usbip_sockfd", str(ours.fileno())
-            )
-            return vhci.attach(theirs, devid=1 << 16 | 2, speed=self.speed)
-
-    def _serve(self, make: Callable[[], Gadget]) -> Serve:
-        async def serve(say: Callable[[str], None]) -> None:
-            server = Server([UserspaceUDC(make(), speed=self.speed)])
-            async with anyio.create_task_group() as tasks:
-                _, port = await tasks.start(server.serve, "127.0.0.1", 0)
-                say("ready")
-                say(str(port))
-
-        return serve
-
-    def _up(self, make: Callable[[], Gadget], udc: str) -> Serve:
-        async def up(say: Callable[[str], None]) -> None:
-            async with anyio.create_task_group() as tasks:
-                await tasks.start(KernelUDC(make(), udc).run)
-                say("ready")
-
-        return up
-
-
-CARRIERS = (
-    Carrier("usbip-vudc, high", "usbip-vudc.0", Speed.HIGH),
-    Carrier("dummy_hcd, high", "dummy_udc.0", Speed.HIGH),
-    Carrier("dummy_hcd, super", "dummy_udc.0", Speed.SUPER),
-    Carrier("userspace, high", None, Speed.HIGH),
-    Carrier("userspace, super", None, Speed.SUPER),
-)
+            yield process
+        finally:
+            vhci.detach(port)
 
 
 def load_modules() -> None:
     """Raises CalledProcessError where this kernel lacks one."""
     for module in _MODULES:
         subprocess.run(("modprobe", *module), check=True)
+    load_kernel_udc()  # once, and not in each process of a gadget
 
 
 def wait_for(found: Callable[[], Path | None], what: str, seconds: float = 60) -> Path:

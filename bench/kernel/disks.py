@@ -8,10 +8,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.kernel.carriers import Carrier, wait_for
+from bench.kernel.carriers import carry, gadget_of, wait_for
 from bench.kernel.measure import Sample
 from gadgets.mass_storage.function import MassStorageFunction
 from gadgets.mass_storage.lun import FileLun
+from usbip_vudc.carrier import Carrier
 from usbip_vudc.gadget import Gadget, KernelFunction
 
 __all__ = ("DISKS", "measure_disk", "measure_qemu_disk")
@@ -22,36 +23,34 @@ _DISK_ID = 0xA4A5
 _RATE = re.compile(rb"(\d+) bytes.* copied, ([\d.]+) s")
 
 
-def ours(carrier: Carrier) -> Gadget:
+def ours() -> Gadget:
     """Our disk, on FunctionFS or on our UDC."""
-    return carrier.gadget(MassStorageFunction([FileLun(_IMAGE)]), _DISK_ID)
+    return gadget_of(MassStorageFunction([FileLun(_IMAGE)]), _DISK_ID)
 
 
-def kernels(carrier: Carrier) -> Gadget:
+def kernels() -> Gadget:
     """f_mass_storage."""
-    return carrier.gadget(
-        KernelFunction(driver="mass_storage", attributes={"lun.0/file": str(_IMAGE)}), _DISK_ID
-    )
+    attributes = {"lun.0/file": str(_IMAGE)}
+    return gadget_of(KernelFunction(driver="mass_storage", attributes=attributes), _DISK_ID)
 
 
-DISKS: dict[str, Callable[[Carrier], Gadget]] = {"ours": ours, "f_mass_storage": kernels}
+DISKS: dict[str, Callable[[], Gadget]] = {"ours": ours, "f_mass_storage": kernels}
 
 
 def measure_disk(carrier: Carrier, name: str, mib: int) -> list[Sample]:
     """Read and then write ``mib`` MiB through the disk of this name."""
-    make = DISKS[name]
     with _IMAGE.open("wb") as image:
         image.truncate(mib * MIB)
         os.pwrite(image.fileno(), os.urandom(MIB), 0)
     # The last disk's name comes back: it must be gone before the new one is looked for.
     wait_for(lambda: None if _ours() else _IMAGE, "end of the last disk")
-    with carrier.carry(lambda: make(carrier), in_kernel=make is kernels) as process:
+    with carry(DISKS[name], carrier) as process:
         node = wait_for(_new, "disk")
         samples = []
         for direction in ("read", "write"):
-            started = process.cpu_seconds() if process else (0.0, 0.0)
+            started = process.cpu_seconds()
             seconds = _dd(direction, node, mib)
-            ended = process.cpu_seconds() if process else (0.0, 0.0)
+            ended = process.cpu_seconds()
             samples.append(Sample(f"dd {direction}", mib * MIB, seconds, started, ended))
         return samples
 

@@ -6,32 +6,28 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
-
-import anyio
 
 __all__ = ("GadgetProcess", "Serve", "gadget_process")
 
-Serve = Callable[[Callable[[str], None]], Coroutine[Any, Any, None]]
-"""Serves until cancelled; says a word when it is ready, and may say more later."""
+Serve = Callable[[], AbstractContextManager[str]]
+"""Serves while its context lasts, whose value is what it has to say."""
 
 
 class GadgetProcess:
-    """The parent's end: what the gadget said, and the processor time that it has used."""
+    """The parent's end: what the gadget ``said``, and the processor time that it has used.
 
-    def __init__(self, pid: int, said: int) -> None:
+    Raises RuntimeError where the process ends before it has said anything.
+    """
+
+    def __init__(self, pid: int, pipe: int) -> None:
         self.pid = pid
-        self._said = os.fdopen(said)
-
-    def hear(self) -> str:
-        """Wait for the next word. Raises RuntimeError where the process has ended."""
-        word = self._said.readline().strip()
-        if not word:
+        with os.fdopen(pipe) as file:
+            self.said = file.readline().strip()
+        if not self.said:
             raise RuntimeError("the gadget's process ended; see above")
-        return word
 
     def cpu_seconds(self) -> tuple[float, float]:
         """Its time in Python and C, and in the kernel, so far."""
@@ -43,36 +39,27 @@ class GadgetProcess:
 @contextmanager
 def gadget_process(serve: Serve) -> Iterator[GadgetProcess]:
     """Run it in a child, ready when the context begins and gone when it ends."""
-    said, says = os.pipe()
+    pipe, says = os.pipe()
     pid = os.fork()
     if not pid:
-        os.close(said)
+        os.close(pipe)
         _be_child(serve, says)
     os.close(says)
-    process = GadgetProcess(pid, said)
     try:
-        process.hear()
-        yield process
+        yield GadgetProcess(pid, pipe)
     finally:
         os.kill(pid, signal.SIGTERM)
         os.waitpid(pid, 0)
 
 
 def _be_child(serve: Serve, says: int) -> None:
-    def say(word: str) -> None:
-        os.write(says, f"{word}\n".encode())
-
-    async def main() -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(serve, say)
-            with anyio.open_signal_receiver(signal.SIGTERM) as signals:
-                async for _ in signals:
-                    tasks.cancel_scope.cancel()
-                    return
-
     status = 1
     try:
-        anyio.run(main)
+        # In every thread that is to come, so that it waits for us to ask for it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        with serve() as said:
+            os.write(says, f"{said}\n".encode())
+            signal.sigwait({signal.SIGTERM})
         status = 0
     except BaseException:
         traceback.print_exc()

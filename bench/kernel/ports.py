@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from bench.kernel.carriers import Carrier, wait_for
+from bench.kernel.carriers import carry, gadget_of, wait_for
 from bench.kernel.measure import Sample
 from gadgets.acm.function import AcmFunction
 from gadgets.serial.profiles import Profile, Sink, Source
+from usbip_vudc.carrier import Carrier
 from usbip_vudc.gadget import Gadget, KernelFunction
 
 __all__ = ("measure_ours", "measure_theirs")
@@ -28,25 +29,23 @@ def measure_ours(carrier: Carrier, length: int) -> list[Sample]:
     """A sink that takes ``length`` bytes, then a source that gives as many."""
     samples = []
     for what, profile, move in (("to gadget", Sink, _write), ("from gadget", Source, _read)):
-        make = partial(_ours, profile, carrier)
-        with carrier.carry(make) as process, _port("/dev/ttyACM0") as port:
-            assert process is not None
+        with carry(partial(_ours, profile), carrier) as process, _port("/dev/ttyACM0") as port:
             before = process.cpu_seconds()
             seconds = move(port, length)
             samples.append(Sample(what, length, seconds, before, process.cpu_seconds()))
     return samples
 
 
-def _ours(profile: type[Profile], carrier: Carrier) -> Gadget:
-    return carrier.gadget(AcmFunction(profile()), _PORT_ID)
+def _ours(profile: type[Profile]) -> Gadget:
+    return gadget_of(AcmFunction(profile()), _PORT_ID)
 
 
 def measure_theirs(carrier: Carrier, length: int) -> list[Sample]:
     """f_acm, whose other end is /dev/ttyGS0 of this very machine."""
     nothing = (0.0, 0.0)
-    make = partial(carrier.gadget, KernelFunction(driver="acm"), _PORT_ID)
+    make = partial(gadget_of, KernelFunction(driver="acm"), _PORT_ID)
     with (
-        carrier.carry(make, in_kernel=True),
+        carry(make, carrier),
         _port("/dev/ttyACM0") as host,
         _port("/dev/ttyGS0") as gadget,
     ):

@@ -9,26 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import anyio
-import anyio.abc
-import usb.backend.libusb1
 import usb.core
 
 from tests.udc_bench import DEADLINE, OUR_HOST, Bench, UserspaceBench, claimed
+from usbip_vudc.carrier import OwnBus, libusb_device
 from usbip_vudc.kernel_export import VudcExport
 from usbip_vudc.pyusb_backend import get_backend
-from usbip_vudc.server import DEFAULT_HOST, Server
-from usbip_vudc.sysfs import SYSFS, interfaces, read_attribute, write_attribute
+from usbip_vudc.server import DEFAULT_HOST
+from usbip_vudc.serving import serving_in
+from usbip_vudc.sysfs import SYSFS, read_attribute, write_attribute
 from usbip_vudc.usb.ch9 import Speed
 from usbip_vudc.vhci import attach, attach_remote, detach, wait_device
 
 T = TypeVar("T")
 
-LIBUSB: Final = "libusb-1.0.so.0"
-
 VUDC: Final = "usbip-vudc.0"
 DUMMY: Final = "dummy_udc.0"
-DUMMY_HCD: Final = SYSFS / "devices/platform/dummy_hcd.0"
 
 
 def eventually(look: Callable[[], T | None], what: str) -> T:
@@ -43,12 +39,9 @@ def eventually(look: Callable[[], T | None], what: str) -> T:
 @contextmanager
 def opened(device: Path) -> Iterator[usb.core.Device]:
     """The device of this sysfs directory, through libusb, with its interface claimed."""
-    backend = usb.backend.libusb1.get_backend(find_library=lambda _: LIBUSB)
-    assert backend is not None, f"{LIBUSB} cannot be loaded"
-    bus, address = (int(read_attribute(device / name)) for name in ("busnum", "devnum"))
 
     def find() -> Any:
-        return usb.core.find(backend=backend, bus=bus, address=address)
+        return libusb_device(device)
 
     with claimed(eventually(find, f"{device.name} in libusb")) as host:
         yield host
@@ -128,16 +121,11 @@ class DummyBench(KernelBench):
     @contextmanager
     def cable(self) -> Iterator[usb.core.Device]:
         """What appears on the root hub of this speed."""
-        with opened(eventually(self._configured, "a device on dummy_hcd")) as host:
+        # A device that is about to go may still be there.
+        self.wait(lambda: self.device.alive, "configured by the host")
+        ids = (self.gadget.idVendor, self.gadget.idProduct)
+        with opened(OwnBus(self.udc, self.speed, ids).wait(DEADLINE)) as host:
             yield host
-
-    def _configured(self) -> Path | None:
-        mbit = "5000" if self.speed == Speed.SUPER else "480"
-        for root in DUMMY_HCD.glob("usb[0-9]*"):
-            device = root / f"{root.name.removeprefix('usb')}-1"
-            if read_attribute(root / "speed") == mbit and interfaces(device):
-                return device
-        return None
 
 
 class VudcBench(KernelBench):
@@ -177,16 +165,8 @@ class VudcServerBench(KernelBench):
     @contextmanager
     def controller(self) -> Iterator[None]:
         """The gadget, bound, and a server that exports the UDC."""
-        with super().controller():
-            server = Server([VudcExport(self.udc)])
-            scope = self.call(anyio.CancelScope)
-
-            async def serve(*, task_status: anyio.abc.TaskStatus[tuple[str, int]]) -> None:
-                with scope:
-                    await server.serve(DEFAULT_HOST, 0, task_status=task_status)
-
-            with self.task(serve, scope.cancel) as (_, self.port):
-                yield
+        with super().controller(), serving_in(self.portal, VudcExport(self.udc)) as self.port:
+            yield
 
     @contextmanager
     def cable(self) -> Iterator[usb.core.Device]:

@@ -41,21 +41,19 @@ from tests.kernel.carriers import (
     DUMMY_SUPER,
     EVERY,
     MODULES,
-    PATIENCE,
     STUB,
     USERSPACE_HIGH,
     USERSPACE_SUPER,
     VUDC,
-    Carrier,
-    Host,
-    carried,
-    dummy_device,
+    name_of,
     on_carriers,
+    on_dummy,
     prompt_scan,
     wait_for,
 )
 from tests.kernel.conftest import left_behind
 from tests.kernel.usbfs import usbfs
+from usbip_vudc.carrier import PATIENCE, Carrier, HostEnd, OwnBusHost, carried
 from usbip_vudc.gadget import Gadget
 from usbip_vudc.sysfs import read_attribute, write_attribute
 
@@ -118,7 +116,7 @@ def open_files() -> list[str]:
 @pytest.mark.parametrize(
     ("carrier", "times"),
     [
-        pytest.param(carrier, times, id=f"{times} on {carrier.name}")
+        pytest.param(carrier, times, id=f"{times} on {name_of(carrier)}")
         for carrier, times in (
             (USERSPACE_HIGH, 20),
             (USERSPACE_SUPER, 20),
@@ -138,7 +136,7 @@ def test_a_hundred_lives_leave_nothing(carrier: Carrier, times: int) -> None:
         else:
             function = Scripted(echo, alternates=1)
             with carried(gadget(function), carrier) as device:
-                exchange(device.device, b"%d" % life)
+                exchange(device.sysfs, b"%d" % life)
             assert function.lives == function.ended
     assert (open_files(), threading.active_count(), left_behind()) == before
     assert records() == ()
@@ -205,18 +203,20 @@ def test_dd_ends_and_nothing_hangs_where_the_gadget_is_unplugged(
         device.wait_gone()
         wait_nobody_hangs()
     with carried(gadget(Scripted(echo, alternates=1)), carrier) as device:
-        exchange(device.device, b"the next one")
+        exchange(device.sysfs, b"the next one")
 
 
 @contextmanager
-def held_disk(image: Path) -> Iterator[tuple[subprocess.Popen[bytes], Host]]:
+def held_disk(image: Path) -> Iterator[tuple[subprocess.Popen[bytes], HostEnd]]:
     """`usbip-vudc up storage`, in a process of its own, and the disk that appears."""
     words = ("-m", "usbip_vudc", "up", "storage", "--udc", DUMMY_SUPER.udc, "--image", image)
     with subprocess.Popen((sys.executable, *words), stdout=subprocess.PIPE) as holder:
         try:
             assert holder.stdout is not None
             assert holder.stdout.readline() == b"storage dummy_udc.0\n"
-            yield holder, Host(dummy_device(DUMMY_SUPER))
+            host = OwnBusHost(on_dummy(DUMMY_SUPER))
+            host.plug()
+            yield holder, host
         finally:
             holder.kill()
 
@@ -260,14 +260,14 @@ def test_a_signal_ends_a_busy_gadget_and_leaves_nothing(
 def test_a_device_that_was_suspended_goes_on(carrier: Carrier) -> None:
     function = Scripted(echo, alternates=1)
     with carried(gadget(function), carrier) as device:
-        power = device.device / "power"
+        power = device.sysfs / "power"
         write_attribute(power / "autosuspend_delay_ms", "0")
-        exchange(device.device, b"never suspended")
+        exchange(device.sysfs, b"never suspended")
         lives = function.lives  # two on the stub: its own driver's configuration was the first
         for number in range(2):
             write_attribute(power / "control", "auto")
             wait_for(lambda: runtime_status(power) == "suspended", "suspended")
-            exchange(device.device, b"opening the node has resumed it %d" % number)
+            exchange(device.sysfs, b"opening the node has resumed it %d" % number)
             write_attribute(power / "control", "on")
             wait_for(lambda: runtime_status(power) == "active", "resumed")
         assert function.lives == lives
@@ -285,7 +285,7 @@ def test_dd_goes_on_over_resets_of_its_device(carrier: Carrier) -> None:
     try:
         with carried(disk(lun), carrier) as device:
             node = device.node("sd")
-            with usbfs(device.device) as host, reading(node, into=COPY, block="16K") as dd:
+            with usbfs(device.sysfs) as host, reading(node, into=COPY, block="16K") as dd:
                 for _ in range(3):
                     host.reset()
                     wait_reading(node)

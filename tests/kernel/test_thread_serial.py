@@ -34,12 +34,12 @@ from tests.kernel.carriers import (
     DUMMY_HIGH,
     EVERY,
     MODULES,
-    PATIENCE,
-    Carrier,
-    carried,
+    ON_KERNEL_UDCS,
+    name_of,
     need_program,
     on_carriers,
 )
+from usbip_vudc.carrier import PATIENCE, Carrier, carried
 from usbip_vudc.function import Function
 from usbip_vudc.gadget import Config, Gadget, KernelFunction
 from usbip_vudc.sysfs import read_attribute, write_attribute
@@ -126,7 +126,7 @@ def raw(node: str | Path) -> Iterator[int]:
         os.close(fd)
 
 
-@pytest.fixture(scope="class", params=EVERY, ids=lambda carrier: carrier.name)
+@pytest.fixture(scope="class", params=EVERY, ids=name_of)
 def ours(request: pytest.FixtureRequest) -> Iterator[Line]:
     """One line of ours for all tests: it stays while they run."""
     stream = Stream()
@@ -228,7 +228,7 @@ class TestOurPort:
             os.close(terminal)
 
 
-@on_carriers(*(carrier for carrier in EVERY if carrier.udc))
+@on_carriers(*ON_KERNEL_UDCS)
 def test_cat_between_the_ttys_of_the_kernels_own_f_acm(carrier: Carrier, tmp_path: Path) -> None:
     gadget = line_gadget(KernelFunction(driver="acm"), 0xA4A7)
     with carried(gadget, carrier) as device:

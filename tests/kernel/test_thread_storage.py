@@ -33,14 +33,16 @@ from tests.kernel.carriers import (
     DUMMY_SUPER,
     EVERY,
     MODULES,
+    ON_KERNEL_UDCS,
     STUB,
     USERSPACE_HIGH,
     USERSPACE_SUPER,
     VUDC,
-    carried,
+    name_of,
     need_program,
     prompt_scan,
 )
+from usbip_vudc.carrier import carried
 from usbip_vudc.gadget import Config, Gadget, KernelFunction
 
 pytestmark = pytest.mark.kernel
@@ -87,7 +89,7 @@ def modules(need_modules: Callable[..., None]) -> Iterator[None]:
 
 
 OURS: Final = [(carrier, By.OURS) for carrier in EVERY]
-KERNELS: Final = [(carrier, By.KERNEL) for carrier in EVERY if carrier.udc]
+KERNELS: Final = [(carrier, By.KERNEL) for carrier in ON_KERNEL_UDCS]
 
 
 @contextmanager
@@ -101,7 +103,7 @@ def function_by(by: By) -> Iterator[MassStorageFunction | KernelFunction]:
 
 
 @pytest.fixture(
-    scope="module", params=OURS + KERNELS, ids=lambda param: f"{param[0].name}-{param[1].value}"
+    scope="module", params=OURS + KERNELS, ids=lambda param: f"{name_of(param[0])}-{param[1].value}"
 )
 def disk(request: pytest.FixtureRequest) -> Iterator[Disk]:
     """One disk for all tests, empty at first: it stays while they run."""

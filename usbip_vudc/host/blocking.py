@@ -92,8 +92,8 @@ class BlockingHost:
 
     @property
     def closed(self) -> bool:
-        """Whether the device is gone or was closed."""
-        return self._closed
+        """Whether the device is gone or was closed, though nobody may have read that yet."""
+        return self._closed or bool(self._poll(select.POLLRDHUP, 0.0))
 
     def close(self) -> None:
         """Give the device up: pending URBs of other threads end with -ESHUTDOWN."""

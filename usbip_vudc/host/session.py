@@ -10,7 +10,8 @@ import contextlib
 import errno
 import threading
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 from usbip_vudc.errors import SchemeError, UrbError, UsbipVudcError
 from usbip_vudc.host.blocking import BlockingHost
@@ -26,7 +27,10 @@ from usbip_vudc.host.handshake import ImportRefused
 from usbip_vudc.usb.ch9 import SetupPacket, StandardRequest
 from usbip_vudc.wire.pdu import OpStatus
 
-__all__ = ("Handle", "Session", "Sessions")
+__all__ = ("Connect", "Handle", "Session", "Sessions")
+
+Connect: TypeAlias = Callable[[str, int, str], BlockingHost]
+"""Makes the host of an import, of a server's address, its TCP port and a busid."""
 
 _CONTROL_TIMEOUT: Final = 5.0
 """Seconds for requests of our own; Linux's USB_CTRL_GET_TIMEOUT."""
@@ -123,11 +127,13 @@ class Sessions:
 
     A device is imported while at least one handle of it is open. There is one lock, and a thread
     may take it again: pyusb's finalizers call us out of the garbage collector, amid anything.
+    ``connect`` makes the host of each import.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, connect: Connect = BlockingHost) -> None:
         self.host = host
         self.port = port
+        self._connect = connect
         self._lock = threading.RLock()
         self._sessions: dict[str, Session] = {}
         self._released: dict[str, float] = {}
@@ -141,7 +147,7 @@ class Sessions:
         """
         with self._lock:
             session = self._sessions.get(busid)
-            if session is not None:
+            if session is not None and not session.host.closed:
                 return session.descriptors
             with self._import(busid) as host:
                 descriptors = drive(read_descriptors(), Session(host).ask)
@@ -180,7 +186,7 @@ class Sessions:
         """Import a device; a server that has not noticed yet that we left it gets some time."""
         while True:
             try:
-                return BlockingHost(self.host, self.port, busid)
+                return self._connect(self.host, self.port, busid)
             except ImportRefused as error:
                 since = time.monotonic() - self._released.get(busid, 0.0)
                 if error.status != OpStatus.DEV_BUSY or since > _RELEASE_PATIENCE:
