@@ -386,8 +386,14 @@ async def short_csw(bus: Bus, _: bytes) -> None:
     await bus.send(b"USBS")
 
 
-async def zlp_csw(bus: Bus, _: bytes) -> None:
+async def zlps_for_csw(bus: Bus, _: bytes) -> None:
     await bus.send(b"")
+    await bus.send(b"")
+
+
+async def zlp_then_csw(bus: Bus, _: bytes) -> None:
+    await bus.send(b"")
+    await bus.csw()
 
 
 async def phase_error(bus: Bus, _: bytes) -> None:
@@ -402,13 +408,18 @@ async def too_much_residue(bus: Bus, _: bytes) -> None:
     await bus.csw(residue=bus.length + 1)
 
 
+def test_an_empty_packet_before_the_csw_is_read_over() -> None:
+    with storage(BadDisk(zlp_then_csw)) as disk:
+        assert disk.command(b"\x1b" + bytes(5)) == b""
+
+
 @pytest.mark.parametrize(
     ("script", "kind", "message"),
     [
         (wrong_tag, TransportError, r"CSW tag 0xfe, expected 0x1 \(BOT 6.3.1\)"),
         (wrong_signature, TransportError, "dCSWSignature 0x58425355, expected 0x53425355"),
         (short_csw, TransportError, "CSW length 4, expected 13"),
-        (zlp_csw, TransportError, "CSW length 0, expected 13"),
+        (zlps_for_csw, TransportError, "CSW length 0, expected 13"),
         (phase_error, PhaseError, r"phase error \(BOT 6.3.2\)"),
         (reserved_status, TransportError, "CSW status 3, residue 0 of 0"),
         (too_much_residue, TransportError, "CSW status 0, residue 1 of 0"),

@@ -83,6 +83,10 @@ class Host:
         finally:
             self._connection.lost(status)
 
+    def close(self) -> None:
+        """Give the device up: every pending URB ends with -ENODEV soon."""
+        self._cable.close()
+
     async def transfer(self, urb: HostUrb, timeout: float | None = None) -> int:
         """Submit a URB and wait for it: bytes moved. ``timeout`` in seconds, None for ever.
 

@@ -30,14 +30,17 @@ class BulkPipes:
     With our own backend they move straight between the device and the caller's memory. With
     another one they go through an array, since that is all that pyusb's public calls take.
 
-    Raises ValueError where the device has no such interface. A stall is no error here: BOT uses it
-    to end a stage. Any other usb.core.USBError goes through.
+    ``interface`` is another one with a bulk pair. Raises ValueError where the device has no
+    bulk-only interface, and none is given. A stall is no error here: BOT uses it to end a stage.
+    Any other usb.core.USBError goes through.
     """
 
-    def __init__(self, device: usb.core.Device) -> None:
+    def __init__(
+        self, device: usb.core.Device, interface: usb.core.Interface | None = None
+    ) -> None:
         self._device = device
         self._array = array("B")
-        interface = _find_interface(device)
+        interface = _find_interface(device) if interface is None else interface
         self.interface: int = interface.bInterfaceNumber
         for endpoint in interface:
             if usb.util.endpoint_type(endpoint.bmAttributes) == usb.util.ENDPOINT_TYPE_BULK:
@@ -75,18 +78,50 @@ class BulkPipes:
             self._stalled(address, error)
             return None
 
-    def read_sg(self, sg: SGList, timeout_ms: int) -> None:
-        """Receive into an SG list until it is full, or a short packet or a stall ends it."""
+    def read_sg(self, sg: SGList, timeout_ms: int) -> int | None:
+        """Receive into an SG list until it is full, or a short packet ends it.
+
+        Bytes received, None for a stall; the halt has then been cleared.
+        """
         if not self._is_ours:
-            for segment in sg.segments:
-                if self.read(segment, timeout_ms) != len(segment):
-                    return
-            return
-        status = self._direct("bulk_sg", self.address_in, sg, timeout_ms).status
+            return self._read_each(sg, timeout_ms)
+        return self._sg(self.address_in, sg, timeout_ms)
+
+    def write_sg(self, sg: SGList, timeout_ms: int) -> int | None:
+        """Send an SG list: bytes sent, None for a stall; the halt has then been cleared."""
+        if not self._is_ours:
+            return self._write_each(sg, timeout_ms)
+        return self._sg(self.address_out, sg, timeout_ms)
+
+    def _sg(self, address: int, sg: SGList, timeout_ms: int) -> int | None:
+        result = self._direct("bulk_sg", address, sg, timeout_ms)
+        status = result.status
         if status and status != -errno.EREMOTEIO:
             timed_out = status == -errno.ETIMEDOUT
             kind = usb.core.USBTimeoutError if timed_out else usb.core.USBError
-            self._stalled(self.address_in, kind(errno_name(status), None, -status))
+            self._stalled(address, kind(errno_name(status), None, -status))
+            return None
+        return int(result.actual)
+
+    def _write_each(self, sg: SGList, timeout_ms: int) -> int | None:
+        total = 0
+        for segment in sg.segments:
+            count = self.write(segment, timeout_ms)
+            if count is None:
+                return None
+            total += count
+        return total
+
+    def _read_each(self, sg: SGList, timeout_ms: int) -> int | None:
+        total = 0
+        for segment in sg.segments:
+            count = self.read(segment, timeout_ms)
+            if count is None:
+                return None
+            total += count
+            if count < len(segment):
+                break
+        return total
 
     @property
     def _is_ours(self) -> bool:

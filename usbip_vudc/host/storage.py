@@ -179,12 +179,20 @@ class UsbStorage:
         lengths = parse_layout(layout) if isinstance(layout, str) else layout
         buffer = bytearray(sum(lengths))
         sg = SGList.laid_out(buffer, lengths)
-        blocks, rest = divmod(len(buffer), self.block_size)
-        if rest:
-            raise ValueError(f"{sg!r} is {len(buffer)} bytes, no multiple of {self.block_size}")
-        cdb = scsi.read_command(lba, blocks)
+        cdb = scsi.read_command(lba, self._blocks(sg))
         self._whole(cdb, len(buffer), self._transact(cdb, data_in=sg))
         return bytes(buffer)
+
+    def write_sg(self, lba: int, data: Buffer, layout: str | tuple[int, ...]) -> None:
+        """Write ``data`` with one command out of such an SG list; its lengths add up to all of it.
+
+        Without SG, an entry that is no multiple of the maxpacket makes a URB that ends in a short
+        packet: to the device that is the end of the data, and what follows is no CBW.
+        """
+        lengths = parse_layout(layout) if isinstance(layout, str) else layout
+        sg = SGList.laid_out(bytearray(data), lengths)
+        cdb = scsi.write_command(lba, self._blocks(sg))
+        self._whole(cdb, sg.length, self._transact(cdb, data_out=sg))
 
     def synchronize_cache(self) -> None:
         """Have the device write what it holds back."""
@@ -230,6 +238,12 @@ class UsbStorage:
             pieces.append((command(lba + start, len(piece) // size), piece))
         return pieces
 
+    def _blocks(self, sg: SGList) -> int:
+        blocks, rest = divmod(sg.length, self.block_size)
+        if rest:
+            raise ValueError(f"{sg!r} is {sg.length} bytes, no multiple of {self.block_size}")
+        return blocks
+
     def _whole(self, cdb: bytes, expected: int, actual: int) -> None:
         if actual != expected:
             raise StorageError(
@@ -249,10 +263,10 @@ class UsbStorage:
         self,
         cdb: bytes,
         *,
-        data_out: memoryview | None = None,
+        data_out: memoryview | SGList | None = None,
         data_in: memoryview | SGList | None = None,
     ) -> int:
-        """Command, data and status: the bytes that counted, by the CSW's residue."""
+        """Command, data and status: the bytes that counted, by the CSW's residue and by count."""
         data = data_in if data_in is not None else data_out
         length = len(data) if data is not None else 0
         self._tag = self._tag % 0xFFFF_FFFF + 1
@@ -260,30 +274,35 @@ class UsbStorage:
         cbw = Cbw(self._tag, length, direction, self.lun, cdb)
         if self._pipes.write(memoryview(cbw.pack()), self.timeout_ms) is None:
             self._fail(cdb, "the CBW was stalled (BOT 6.6.1)")
+        moved = None
         if data is not None:
             # A stall here ends the data stage early; the halt is cleared and the CSW tells
             # how much of it counted (BOT 6.7.2 and 6.7.3).
-            self._move(data, is_in=data_in is not None)
+            moved = self._move(data, is_in=data_in is not None)
         csw = self._read_csw(cdb, length)
         if csw.bCSWStatus == CswStatus.FAILED:
             if cdb[0] == scsi.REQUEST_SENSE[0]:
                 raise CheckCondition(cdb, Sense(0))
             raise CheckCondition(cdb, self.request_sense())
-        return length - csw.dCSWDataResidue
+        # A device may say that it sent more than came: what did not come did not count.
+        return min(length - csw.dCSWDataResidue, length if moved is None else moved)
 
-    def _move(self, data: memoryview | SGList, *, is_in: bool) -> None:
+    def _move(self, data: memoryview | SGList, *, is_in: bool) -> int | None:
+        """Bytes moved, None where a stall ended it."""
         if isinstance(data, SGList):
-            self._pipes.read_sg(data, self.timeout_ms)
-        elif is_in:
-            self._pipes.read(data, self.timeout_ms)
-        else:
-            self._pipes.write(data, self.timeout_ms)
+            move = self._pipes.read_sg if is_in else self._pipes.write_sg
+            return move(data, self.timeout_ms)
+        if is_in:
+            return self._pipes.read(data, self.timeout_ms)
+        return self._pipes.write(data, self.timeout_ms)
 
     def _read_csw(self, cdb: bytes, length: int) -> Csw:
         """A CSW that is valid and meaningful (BOT 6.3): passed or failed."""
         buffer = memoryview(bytearray(CSW_SIZE))
         count = self._pipes.read(buffer, self.timeout_ms)
-        if count is None:  # BOT figure 2: a stall here is cleared once
+        if not count:
+            # BOT figure 2: a stall here is cleared once. Some disks send an empty packet first;
+            # Linux asks again, too (drivers/usb/storage/transport.c, usb_stor_Bulk_transport).
             count = self._pipes.read(buffer, self.timeout_ms)
         if count is None:
             self._fail(cdb, "the CSW was stalled twice (BOT 5.3.3)")
