@@ -6,6 +6,7 @@ long as the configuration does.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Generator
 from typing import Final, TypeVar
@@ -116,18 +117,29 @@ class Transport:
         costs an impatient host one ZLP (IN) or one transfer that goes nowhere (OUT).
         """
         while True:
-            for request in self._in_requests:
-                self._in.withdraw(request)
-            self._halt_in()
-            self._out.halt()
-            self._out_request = self._out.queue(Request(self._command_sg))
             try:
+                yield from self._withdraw_in()
+                self._halt_in()
+                self._out.halt()
+                self._out_request = self._out.queue(Request(self._command_sg))
                 yield self._out_request
                 self._check_reset()
             except RequestWithdrawn:
                 return
             except Overflow:
                 pass
+
+    def _withdraw_in(self) -> Conversation:
+        """Take back what the host has not fetched; a kernel's endpoint gives it back in its time.
+
+        Until then it is queued, and such an endpoint cannot halt.
+        """
+        for request in self._in_requests:
+            self._in.withdraw(request)
+            if not request.done:
+                with contextlib.suppress(RequestWithdrawn):
+                    yield request
+        self._check_reset()
 
     def _halt_in(self) -> None:
         self._in.halt()

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from usbip_vudc.errors import Overflow
 from usbip_vudc.function import Endpoint, Request
 from usbip_vudc.memory import page_aligned
 from usbip_vudc.sglist import SGList
@@ -75,8 +76,10 @@ class Receiver:
         return Request(room, partial=True, on_complete=self._came_in)
 
     def _came_in(self, request: Request) -> None:
-        if request.error is not None or self._stopped:
+        over = request.error is not None and not isinstance(request.error, Overflow)
+        if over or self._stopped:
             return  # the configuration is over, and so is this receiver
+        # An Overflow lost bytes, and not the slot: the ring goes on behind it.
         self._add(request)
         # Our UDC fills requests before it calls back, so the next one's `actual` says whether
         # more is on its way and the batch can grow. Where a UDC shows nothing, batches are small.
