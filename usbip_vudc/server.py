@@ -33,7 +33,7 @@ from usbip_vudc.wire.pdu import (
     UsbInterface,
 )
 
-__all__ = ("DEFAULT_HOST", "DEFAULT_PORT", "Server")
+__all__ = ("DEFAULT_HOST", "DEFAULT_PORT", "Server", "receive_exactly", "send_all")
 
 log = logging.getLogger(__name__)
 
@@ -137,10 +137,10 @@ class Server:
 
     async def _handshake(self, sock: socket.socket, peer: str) -> Exportable | None:
         """Serve operations; what is to be imported is returned (not yet answered)."""
-        header = OpHeader.parse(await _receive_exactly(sock, OP_HEADER_SIZE))
+        header = OpHeader.parse(await receive_exactly(sock, OP_HEADER_SIZE))
         if header.code == OpCode.REQ_DEVLIST:
             devices = tuple(self._listed())
-            await _send_all(sock, OpRepDevlist(devices).pack())
+            await send_all(sock, OpRepDevlist(devices).pack())
             log.debug("%s: listed %d device(s)", peer, len(devices))
             return None
         if header.code != OpCode.REQ_IMPORT:
@@ -148,7 +148,7 @@ class Server:
                 f"operation {header.code:#06x}, expected OP_REQ_DEVLIST (0x8005) or "
                 f"OP_REQ_IMPORT (0x8003)"
             )
-        body = await _receive_exactly(sock, OpReqImport.BODY_SIZE)
+        body = await receive_exactly(sock, OpReqImport.BODY_SIZE)
         busid = OpReqImport.parse_body(body).busid
         export = self._by_busid().get(busid)
         if export is None:
@@ -161,7 +161,7 @@ class Server:
 
     async def _refuse(self, sock: socket.socket, peer: str, busid: str, status: OpStatus) -> None:
         log.info("%s: import of busid %r refused: %s", peer, busid, status.meaning)
-        await _send_all(sock, OpRepImport(status).pack())
+        await send_all(sock, OpRepImport(status).pack())
 
     async def _attach(self, export: Exportable, sock: socket.socket, peer: str) -> None:
         """Plug the device in; the reply to IMPORT is the first thing that it sends."""
@@ -237,7 +237,11 @@ async def _accept(listener: socket.socket) -> tuple[socket.socket, object]:
             await anyio.sleep(1)
 
 
-async def _receive_exactly(sock: socket.socket, length: int) -> bytes:
+async def receive_exactly(sock: socket.socket, length: int) -> bytes:
+    """So many bytes of a non-blocking socket.
+
+    Raises RemoteProtocolError where the peer closes within them, OSError where before them.
+    """
     data = bytearray()
     while len(data) < length:
         try:
@@ -248,12 +252,13 @@ async def _receive_exactly(sock: socket.socket, length: int) -> bytes:
         if not chunk:
             if data:
                 raise RemoteProtocolError(f"{len(data)} of {length} bytes came, then the end")
-            raise ConnectionResetError(errno.ECONNRESET, "closed without a request")
+            raise ConnectionResetError(errno.ECONNRESET, "closed without a word")
         data += chunk
     return bytes(data)
 
 
-async def _send_all(sock: socket.socket, data: bytes) -> None:
+async def send_all(sock: socket.socket, data: bytes) -> None:
+    """Send all of it over a non-blocking socket. Raises OSError."""
     view = memoryview(data)
     while view:
         try:

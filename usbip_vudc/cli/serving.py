@@ -1,18 +1,42 @@
-"""Serving from a command: announce, serve, stop on Ctrl-C or SIGTERM."""
+"""Serving from a command: its options; announce, serve, stop on Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
 import json
 import signal
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import anyio
 import click
 
 from usbip_vudc.exportable import Exportable, NotExportable
-from usbip_vudc.server import DEFAULT_PORT, Server
+from usbip_vudc.server import DEFAULT_HOST, DEFAULT_PORT, Server
 
-__all__ = ("serve_until_stopped",)
+__all__ = ("listening_options", "serve_until_stopped")
+
+
+def listening_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a command that listens: ``host``, ``tcp_port`` and ``as_json``."""
+    for option in (
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print one JSON object instead of lines."
+        ),
+        click.option(
+            "-t",
+            "--tcp-port",
+            default=DEFAULT_PORT,
+            show_default=True,
+            type=click.IntRange(0, 65535),
+            help="Port to listen on; 0 picks a free one.",
+        ),
+        click.option(
+            "--host", default=DEFAULT_HOST, show_default=True, help="Address to listen on."
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def serve_until_stopped(server: Server, host: str, port: int, *, as_json: bool) -> None:
