@@ -26,10 +26,12 @@ from gadgets.mass_storage.function import MassStorageFunction
 from gadgets.mass_storage.lun import RamLun
 from tests.kernel.kernel_disk import CONTENT, disk_of, kernel_disk
 from tests.kernel.no_sg import Modules, exchangeable
-from tests.kernel.sg_read import read_sg, watched_lists
 from tests.kernel.usbmon import BulkUrb, UsbMon, data_urbs
+from usbip_vudc.block.trace import VhciTrace
+from usbip_vudc.block.transfer import read_sg
 from usbip_vudc.errors import errno_name
 from usbip_vudc.gadget import Config, Gadget
+from usbip_vudc.injection.layout import Segment
 from usbip_vudc.kernel_export import StubExport
 from usbip_vudc.report import Row, table
 from usbip_vudc.serving import serving_udcs
@@ -195,22 +197,24 @@ def impatient(node: str) -> Iterator[None]:
 def awkward_read(device: Path, node: str, exported: Exported) -> str:
     """Read with `LAYOUT`: what came, and the URBs at vhci and at the server or what failed."""
     bus = int(read_attribute(device / "busnum"))
-    with UsbMon(bus) as monitor, exported.watching() as server, watched_lists() as probe:
+    with UsbMon(bus) as monitor, exported.watching() as server, VhciTrace(node) as trace:
         try:
-            data = read_sg(node, OFFSET, LAYOUT)
+            data = read_sg(node, OFFSET, tuple(map(Segment, LAYOUT)))
             said = verdict(data, CONTENT[OFFSET : OFFSET + sum(LAYOUT)])
         except OSError as error:
             if error.errno not in FAILURES:
                 raise
             said = "read fails"
-        assert LAYOUT in probe.lists(), f"usb-storage was not given {LAYOUT}: {probe.lists()}"
+        got = [urb.lengths or (urb.length,) for urb in trace.data_urbs()]
         urbs = data_stage(monitor)
         there = server()
     lengths = [urb.length for urb in urbs]
     if status := urbs[0].status:
         assert tuple(lengths) == LAYOUT[: len(lengths)], "one URB of each entry, until one failed"
         assert there[0] == LAYOUT[0]
+        assert LAYOUT[:1] in got
         return f"{said}; {errno_name(status).partition(' ')[0]} in {lengths[0]}"
+    assert LAYOUT in got, f"vhci_hcd was not given {LAYOUT}: {got}"
     return f"{said}; {format_layout(lengths)}, {format_layout(there)}"
 
 
