@@ -48,6 +48,11 @@ class Source:
         """Whether some of its functions run in a process of ours."""
         return bool(userspace_functions(self.described))
 
+    def under(self, condition: str, change: Callable[[Gadget], Gadget]) -> Source:
+        """The same gadget, changed as it is built: another one where ``condition`` is another."""
+        both = hashlib.sha256(f"{self.digest}\0{condition}".encode()).hexdigest()
+        return replace(self, digest=both, build=lambda: change(self.build()))
+
 
 def find_source(what: str, options: GadgetOptions) -> Source:
     """Find what a word of the command line means. ``options`` are those of ready-made gadgets.

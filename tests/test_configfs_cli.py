@@ -174,6 +174,14 @@ def test_up_says_what_is_wrong(
 # --- down and list -----------------------------------------------------------------------------
 
 
+def test_a_plan_needs_functions_of_ours(machine: FakeConfigfs) -> None:
+    done = run("up", "net.toml", "--udc", "dummy_udc.0", "--plan", "ncm.in stall", status=1)
+    assert "function ncm is the kernel's own, out of a plan's reach" in done.output
+    assert not (machine.root / "net").exists()
+    cable = run("up", "net.toml", "--udc", "dummy_udc.0", "--plan", "cable drop", status=2)
+    assert "acts in a server or a proxy of ours" in cable.output
+
+
 def test_down_is_idempotent(machine: FakeConfigfs) -> None:
     up()
     assert run("down", "net").stdout == "net removed\n"

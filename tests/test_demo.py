@@ -19,7 +19,9 @@ from usbip_vudc.demo.disk_image import (
     best_file_system,
     some_files,
 )
+from usbip_vudc.demo.stage import Stage
 from usbip_vudc.demo.storage_case import disk_round_trip
+from usbip_vudc.injection import Plan
 from usbip_vudc.report import Row, table
 
 CASES = [
@@ -72,7 +74,7 @@ def test_damage_to_a_file_is_found(kind: type[FileSystem], tmp_path: Path) -> No
 def test_the_disk_round_trip_works_on_fat_too(tmp_path: Path) -> None:
     if not Fat.available():
         pytest.skip("NOT CHECKED on FAT: pyfatfs is not installed")
-    rows = list(disk_round_trip(Console(quiet=True), Fat(), tmp_path))
+    rows = list(disk_round_trip(Console(quiet=True), Stage(Plan()), Fat(), tmp_path))
     assert [row.case for row in rows] == CASES[:4]
     assert all(row.as_expected for row in rows)
 

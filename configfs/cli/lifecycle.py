@@ -19,7 +19,9 @@ from configfs.sources import Source, find_source
 from configfs.transaction import GADGETS, ConfigfsGadget, gadgets
 from configfs.tree import check_name
 from usbip_vudc.cli.gadget_options import gadget_options
+from usbip_vudc.cli.plan_options import plan_options
 from usbip_vudc.errors import SchemeError, UsbipVudcError
+from usbip_vudc.injection import Plan, check_plan, injected
 from usbip_vudc.registry import GadgetOptions
 
 __all__ = ("down", "list_", "up")
@@ -35,10 +37,16 @@ __all__ = ("down", "list_", "up")
     "--user", metavar="USER", help="Run the functions as USER; root is kept for the kernel only."
 )
 @gadget_options
+@plan_options("function")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a line.")
 def up(
-    what: str, udc: str | None, user: str | None, options: GadgetOptions, as_json: bool
-) -> None:  # fmt: skip
+    what: str,
+    udc: str | None,
+    user: str | None,
+    options: GadgetOptions,
+    plan: Plan,
+    as_json: bool,
+) -> None:
     """Create a gadget in configfs and bind it to a UDC.
 
     NAME is serial, generic, storage or composite, which the options from --image to --profile
@@ -49,7 +57,7 @@ def up(
     With functions of userspace it serves until Ctrl-C, SIGTERM or `usbip-vudc down`, and leaves
     nothing behind. A gadget of kernel functions alone stays. Prints the gadget and its UDC.
     """
-    source = _source(what, options)
+    source = _source(what, options, plan)
     _clean()
 
     def say(controller: str, *, changed: bool) -> None:
@@ -72,13 +80,16 @@ def up(
             say(controller.name, changed=True)
 
 
-def _source(what: str, options: GadgetOptions) -> Source:
+def _source(what: str, options: GadgetOptions, plan: Plan) -> Source:
     try:
-        return find_source(what, options)
+        source = find_source(what, options)
+        check_plan(plan, source.described)
+        injected(source.described, plan)  # what cannot be is refused before anything is made
     except SchemeError as error:
         if Path(what).exists():
             raise
         raise click.UsageError(str(error)) from None
+    return source.under(repr(plan), lambda gadget: injected(gadget, plan)) if plan else source
 
 
 def _standing(source: Source, what: str, udc: str | None) -> ConfigfsGadget | None:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import click
 from rich.console import Console
+from usb.core import USBError
 
+from usbip_vudc.cli.plan_options import plan_options
 from usbip_vudc.demo.disk_image import best_file_system
 from usbip_vudc.demo.serial_case import serial_round_trip
+from usbip_vudc.demo.stage import Stage
 from usbip_vudc.demo.storage_case import case_of_2019, disk_round_trip
+from usbip_vudc.errors import UsbipVudcError
+from usbip_vudc.injection import Plan
 from usbip_vudc.report import Row, table
 
 __all__ = ("demo",)
@@ -23,23 +29,26 @@ _LOG_WIDTH: Final = 100
 
 
 @click.command()
+@plan_options("function", "host", "cable", tells=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.pass_context
-def demo(ctx: click.Context, as_json: bool) -> None:
+def demo(ctx: click.Context, plan: Plan, as_json: bool) -> None:
     """Read and write a disk, echo a file through a serial port, replay the case of 2019.
 
     All of it runs on the userspace UDC, over TCP on loopback, through pyusb. The exit status is
-    0 only if every row is as expected.
+    0 only if every row is as expected. With --plan it shows what becomes of that.
     """
     console = Console(stderr=as_json)
     if not console.is_terminal:
         console = Console(stderr=as_json, width=_LOG_WIDTH)
     started = time.monotonic()
+    stage = Stage(plan)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="usbip-vudc-demo-") as work:
-        rows += disk_round_trip(console, best_file_system(), Path(work))
-    rows += serial_round_trip(console)
-    rows += case_of_2019(console)
+        disk = disk_round_trip(console, stage, best_file_system(), Path(work))
+        rows += _until_it_fails("disk", disk)
+    rows += _until_it_fails("serial port", serial_round_trip(console, stage))
+    rows += _until_it_fails("2019", case_of_2019(console, stage))
     good = all(row.as_expected for row in rows)
     if as_json:
         click.echo(json.dumps({"ok": good, "rows": [row.as_dict() for row in rows]}))
@@ -49,3 +58,11 @@ def demo(ctx: click.Context, as_json: bool) -> None:
         verdict = "every row is as expected" if good else f"{wrong} row(s) are not as expected"
         console.print(f"{verdict} ({time.monotonic() - started:.1f} s)")
     ctx.exit(0 if good else 1)
+
+
+def _until_it_fails(case: str, rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows of a case; one that breaks off ends with a row that says why."""
+    try:
+        yield from rows
+    except (USBError, UsbipVudcError) as error:
+        yield Row(case, "the rest of this case", "no error", str(error))

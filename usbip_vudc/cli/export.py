@@ -6,12 +6,15 @@ import os
 
 import click
 
-from usbip_vudc.cli.serving import serve_until_stopped
+from usbip_vudc.cli.plan_options import plan_options
+from usbip_vudc.cli.serving import listening_options, serve_until_stopped
 from usbip_vudc.errors import SchemeError
-from usbip_vudc.exportable import Exportable
+from usbip_vudc.exportable import Export, Exportable
+from usbip_vudc.injection import Plan, check_plan, injected
 from usbip_vudc.kernel_export import Discovery, StubExport, VudcExport, vudcs
+from usbip_vudc.proxy.export import Behind
 from usbip_vudc.registry import GADGETS, GadgetOptions, load_gadget
-from usbip_vudc.server import DEFAULT_HOST, DEFAULT_PORT, Server
+from usbip_vudc.server import Server
 from usbip_vudc.vudc import UserspaceUDC
 
 __all__ = ("export",)
@@ -26,33 +29,42 @@ __all__ = ("export",)
     type=click.Choice(sorted(GADGETS)),
     help="A ready-made gadget of this process beside them; may be given several times.",
 )
-@click.option("--host", default=DEFAULT_HOST, show_default=True, help="Address to listen on.")
-@click.option(
-    "-t",
-    "--tcp-port",
-    default=DEFAULT_PORT,
-    show_default=True,
-    type=click.IntRange(0, 65535),
-    help="Port to listen on; 0 picks a free one.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+@plan_options("function", "cable")
+@listening_options
 def export(
-    names: tuple[str, ...], gadgets: tuple[str, ...], host: str, tcp_port: int, as_json: bool
+    names: tuple[str, ...],
+    gadgets: tuple[str, ...],
+    plan: Plan,
+    host: str,
+    tcp_port: int,
+    as_json: bool,
 ) -> None:
     """Export kernel gadgets and devices over USB/IP until Ctrl-C, in usbipd's place.
 
     UDC is one of usbip-vudc's (usbip-vudc.0), BUSID a device bound to usbip-host (3-1). With
     neither, all of them are exported, those too that come later.
+
+    With --plan things go wrong as it says: on the cable of each device, and in gadgets of this
+    process.
     """
     if os.geteuid():
         raise click.ClickException("the kernel's devices are root's alone: run as root")
     try:
-        kernel: list[Exportable] = [_named(name) for name in names]
-        udcs = [
-            UserspaceUDC(load_gadget(name, GadgetOptions(serial_number=f"{number:04d}")))
+        behind = Behind(plan)
+        ours = [
+            load_gadget(name, GadgetOptions(serial_number=f"{number:04d}"))
             for number, name in enumerate(gadgets, 1)
         ]
-        server = Server([*udcs, *kernel], discover=None if names else Discovery())
+        check_plan(plan, *ours)
+        exports = [
+            behind(Export(number, UserspaceUDC(injected(gadget, plan))))
+            for number, gadget in enumerate(ours, 1)
+        ]
+        exports += [behind(_named(name)) for name in names]
+        discovery = Discovery()
+        server = Server(
+            exports, discover=None if names else lambda: tuple(map(behind, discovery()))
+        )
     except SchemeError as error:
         raise click.UsageError(str(error)) from None
     if not server.exports:

@@ -8,12 +8,16 @@ from pathlib import Path
 import click
 
 from usbip_vudc.cli.gadget_options import gadget_options
-from usbip_vudc.cli.serving import serve_until_stopped
+from usbip_vudc.cli.plan_options import plan_options
+from usbip_vudc.cli.serving import listening_options, serve_until_stopped
 from usbip_vudc.errors import SchemeError
+from usbip_vudc.exportable import Export
 from usbip_vudc.gadget import Gadget
+from usbip_vudc.injection import Plan, check_plan, injected
+from usbip_vudc.proxy.export import Behind
 from usbip_vudc.registry import GADGETS, WITH_DISK, GadgetOptions, load_gadget
 from usbip_vudc.scheme import is_scheme, load_scheme
-from usbip_vudc.server import DEFAULT_HOST, DEFAULT_PORT, Server
+from usbip_vudc.server import Server
 from usbip_vudc.usb.ch9 import Speed
 from usbip_vudc.vudc import UserspaceUDC
 
@@ -24,20 +28,13 @@ __all__ = ("serve",)
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @gadget_options
 @click.option("--speed", help="low, full, high or super (default: the fastest of each gadget).")
-@click.option("--host", default=DEFAULT_HOST, show_default=True, help="Address to listen on.")
-@click.option(
-    "-t",
-    "--tcp-port",
-    default=DEFAULT_PORT,
-    show_default=True,
-    type=click.IntRange(0, 65535),
-    help="Port to listen on; 0 picks a free one.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+@plan_options("function", "cable")
+@listening_options
 def serve(
     names: tuple[str, ...],
     options: GadgetOptions,
     speed: str | None,
+    plan: Plan,
     host: str,
     tcp_port: int,
     as_json: bool,
@@ -47,6 +44,8 @@ def serve(
     NAME is serial (CDC-ACM), generic (a serial port without a class), storage (Bulk-Only disk) or
     composite (serial and storage in one device), which
     the options describe, or a scheme: FILE.toml. Several may be given.
+
+    With --plan things go wrong as it says; each gadget counts its own transfers.
     """
     known = ", ".join(sorted(GADGETS))
     ready_made = [name for name in names if not is_scheme(name)]
@@ -60,11 +59,17 @@ def serve(
         )
     try:
         wanted = Speed.parse(speed) if speed is not None else None
-        udcs = []
-        for number, name in enumerate(names, 1):
-            gadget = _gadget(name, replace(options, serial_number=f"{number:04d}"))
-            udcs.append(UserspaceUDC(gadget, speed=wanted, name=f"1-{number}"))
-        server = Server(udcs)
+        gadgets = [
+            _gadget(name, replace(options, serial_number=f"{number:04d}"))
+            for number, name in enumerate(names, 1)
+        ]
+        check_plan(plan, *gadgets)
+        behind = Behind(plan)
+        exports = []
+        for number, gadget in enumerate(gadgets, 1):
+            udc = UserspaceUDC(injected(gadget, plan), speed=wanted, name=f"1-{number}")
+            exports.append(behind(Export(number, udc)))
+        server = Server(exports)
     except SchemeError as error:
         raise click.UsageError(str(error)) from None
     serve_until_stopped(server, host, tcp_port, as_json=as_json)

@@ -13,17 +13,12 @@ from pathlib import Path
 from typing import Final, Protocol, cast
 
 import usb.core
-import usb.util
 from rich.console import Console
 
-from usbip_vudc.errors import UsbipVudcError
+from usbip_vudc.demo.stage import Stage
 from usbip_vudc.host.serial import UsbSerial
-from usbip_vudc.pyusb_backend import get_backend
 from usbip_vudc.registry import GadgetOptions, load_gadget
 from usbip_vudc.report import Row, Stopwatch, progress
-from usbip_vudc.server import DEFAULT_HOST
-from usbip_vudc.serving import serving
-from usbip_vudc.usb.ch9 import Speed
 
 __all__ = ("serial_round_trip",)
 
@@ -42,30 +37,22 @@ class _Line(Protocol):
     def dtr(self) -> bool: ...
 
 
-def serial_round_trip(console: Console) -> Iterator[Row]:
+def serial_round_trip(console: Console, stage: Stage) -> Iterator[Row]:
     """Set the line, then send a file both ways at once and compare."""
     gadget = load_gadget("serial", GadgetOptions(profile="echo"))
     line = cast("_Line", gadget.configs[0].functions[0])
     data = _archive()
-    with serving(gadget, speed=Speed.SUPER) as port:
-        device = usb.core.find(
-            backend=get_backend(DEFAULT_HOST, port), idVendor=0x0525, idProduct=0xA4A7
-        )
-        if device is None:
-            raise UsbipVudcError(f"no serial port on port {port}")
-        try:
-            serial = UsbSerial(device)
-            serial.set_line_coding("115200 8N1")
-            serial.set_control_line_state(dtr=True, rts=True)
-            yield Row("serial line", "line coding and DTR set by the host",
-                      "115200 8N1, DTR", _seen(line))  # fmt: skip
-            watch = Stopwatch()
-            echoed = _exchange(console, serial, data)
-            yield Row("serial echo", f"{len(data) >> 20} MiB file sent and read back",
-                      f"sha256 {_digest(data)}", f"sha256 {_digest(echoed)}",
-                      watch.rate(len(data)))  # fmt: skip
-        finally:
-            usb.util.dispose_resources(device)
+    with stage.serving(gadget) as port, stage.device(port) as device:
+        serial = UsbSerial(device)
+        serial.set_line_coding("115200 8N1")
+        serial.set_control_line_state(dtr=True, rts=True)
+        yield Row("serial line", "line coding and DTR set by the host",
+                  "115200 8N1, DTR", _seen(line))  # fmt: skip
+        watch = Stopwatch()
+        echoed = _exchange(console, serial, data)
+        yield Row("serial echo", f"{len(data) >> 20} MiB file sent and read back",
+                  f"sha256 {_digest(data)}", f"sha256 {_digest(echoed)}",
+                  watch.rate(len(data)))  # fmt: skip
 
 
 def _archive() -> bytes:

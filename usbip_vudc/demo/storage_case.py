@@ -10,20 +10,16 @@ from pathlib import Path
 from typing import Final
 
 import usb.core
-import usb.util
 from rich.console import Console
 
 from usbip_vudc.demo.disk_image import FileSystem, FileSystemDamaged, some_files
-from usbip_vudc.errors import UsbipVudcError, errno_name
+from usbip_vudc.demo.stage import Stage
+from usbip_vudc.errors import errno_name
 from usbip_vudc.host.storage import UsbStorage
 from usbip_vudc.memory import page_aligned
-from usbip_vudc.pyusb_backend import get_backend
 from usbip_vudc.registry import GadgetOptions, load_gadget
 from usbip_vudc.report import Row, Stopwatch, progress
-from usbip_vudc.server import DEFAULT_HOST
-from usbip_vudc.serving import serving
 from usbip_vudc.sglist import parse_layout
-from usbip_vudc.usb.ch9 import Speed
 
 __all__ = ("SG_LAYOUT", "case_of_2019", "disk_round_trip")
 
@@ -33,21 +29,17 @@ _COMMAND: Final = 1 << 20
 
 
 @contextmanager
-def _disk(port: int, *, scatter_gather: bool = True) -> Iterator[UsbStorage]:
-    """The exported disk, through pyusb; given back at the end."""
-    backend = get_backend(DEFAULT_HOST, port, scatter_gather=scatter_gather)
-    device = usb.core.find(backend=backend, idVendor=0x0525, idProduct=0xA4A5)
-    if device is None:
-        raise UsbipVudcError(f"no disk on port {port}")
-    try:
+def _disk(stage: Stage, port: int, *, scatter_gather: bool = True) -> Iterator[UsbStorage]:
+    """The exported disk, ready."""
+    with stage.device(port, scatter_gather=scatter_gather) as device:
         storage = UsbStorage(device)
         storage.wait_ready()
         yield storage
-    finally:
-        usb.util.dispose_resources(device)
 
 
-def disk_round_trip(console: Console, file_system: FileSystem, work: Path) -> Iterator[Row]:
+def disk_round_trip(
+    console: Console, stage: Stage, file_system: FileSystem, work: Path
+) -> Iterator[Row]:
     """Read a whole disk, write it anew, read it back, and check its file system again."""
     old, new = work / "disk.img", work / "new.img"
     contents = [some_files(part) for part in (0, 1)]
@@ -63,7 +55,7 @@ def disk_round_trip(console: Console, file_system: FileSystem, work: Path) -> It
     size = old.stat().st_size
     before, after = _sha256(old), _sha256(new)
     gadget = load_gadget("storage", GadgetOptions(image=old))
-    with serving(gadget, speed=Speed.SUPER) as port, _disk(port) as disk:
+    with stage.serving(gadget) as port, _disk(stage, port) as disk:
         block = disk.block_size
         seen, rate = _read_all(console, disk, "reading the disk", size, block)
         yield Row("disk read", f"READ(10), {size >> 20} x 1 MiB",
@@ -85,13 +77,13 @@ def disk_round_trip(console: Console, file_system: FileSystem, work: Path) -> It
               "clean, equal", verdict)  # fmt: skip
 
 
-def case_of_2019(console: Console) -> Iterator[Row]:
+def case_of_2019(console: Console, stage: Stage) -> Iterator[Row]:
     """A SuperSpeed disk asked for 31.5 KiB with the SG list of the thread, without SG and with."""
     layout = parse_layout(SG_LAYOUT)
     length = sum(layout)
     gadget = load_gadget("storage", GadgetOptions(size=16 << 20))
-    with serving(gadget, speed=Speed.SUPER) as port:
-        with _disk(port, scatter_gather=False) as disk:
+    with stage.serving(gadget) as port:
+        with _disk(stage, port, scatter_gather=False) as disk:
             block = disk.block_size
             data = bytes(i % 251 for i in range(length))
             disk.write(_LBA, data)
@@ -107,7 +99,7 @@ def case_of_2019(console: Console) -> Iterator[Row]:
             again = disk.read(_LBA, length // block)
             yield Row("2019, recovery", "reset recovery, same READ as 1 URB",
                       "data equal", _compare(again, data))  # fmt: skip
-        with _disk(port, scatter_gather=True) as disk:
+        with _disk(stage, port, scatter_gather=True) as disk:
             whole = disk.read_sg(_LBA, layout)
             yield Row("2019, SG", f"same READ, SG list {SG_LAYOUT}",
                       "data equal", _compare(whole, data))  # fmt: skip
