@@ -7,7 +7,11 @@ from hypothesis import settings
 
 # Modules of tests that are no test files: their assertions are to say what they compared, too.
 pytest.register_assert_rewrite(
-    "tests.udc_bench", "tests.udc_row", "tests.udc_running", "tests.udc_lifecycle"
+    "tests.udc_bench",
+    "tests.udc_row",
+    "tests.udc_running",
+    "tests.udc_lifecycle",
+    "tests.hostile_scene",
 )
 
 # How long an example takes says nothing on a loaded machine.

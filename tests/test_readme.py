@@ -21,7 +21,8 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_examples_run_as_they_stand(tmp_path: Path) -> None:
-    gadget, test = blocks("python")
+    fixtures, gadget, test = blocks("python")
+    (tmp_path / "test_disk.py").write_text(fixtures)
     (tmp_path / "echo.py").write_text(gadget)
     (tmp_path / "test_echo.py").write_text(test)
     done = subprocess.run(
@@ -34,7 +35,7 @@ def test_the_examples_run_as_they_stand(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
+    assert "2 passed" in done.stdout
 
 
 def test_make_targets_that_it_names_exist() -> None:

@@ -31,6 +31,12 @@ from usbip_vudc.errors import Overflow, RequestWithdrawn
 EPIPE, EOVERFLOW, ETIMEDOUT = (
     Failed(number) for number in (errno.EPIPE, errno.EOVERFLOW, errno.ETIMEDOUT)
 )
+CUTS: Final = "cuts"
+"""The trait of a bench between whose function and host transfers are cut at the end of packets."""
+
+HOST_CUTS: Final = "host cuts"
+"""The trait of those whose host makes several URBs of a transfer."""
+
 WITHDRAWN: Final = Failed(RequestWithdrawn)
 
 TEN_ROWS: Final = (
@@ -153,7 +159,7 @@ OTHER_ROWS: Final = (
         Seen((2 * M, WAITING), (2 * M,)),
         # FunctionFS does not tell where the host's transfer ends, so a partial request there is
         # one of a single packet (drivers/usb/gadget/function/f_fs.c has usb_ep_queue alone).
-        {"FunctionFS": Seen((M, M), (2 * M,))},
+        {"FunctionFS": Seen((M, M), (2 * M,)), CUTS: Seen((M, M), (2 * M,))},
     ),
     # too much
     Row(
@@ -230,7 +236,11 @@ OTHER_ROWS: Final = (
         # (drivers/usb/usbip/vudc_tx.c).
         Seen((M, M + 25), (ETIMEDOUT, M + 25), lost=True),
         # dummy_hcd writes into the host's own memory: the URB comes back with what it had.
-        {"dummy_udc": Seen((M, M + 25), (M, M + 25))},
+        # A host that cuts the transfer has had a whole URB of it when the next one times out.
+        {
+            "dummy_udc": Seen((M, M + 25), (M, M + 25)),
+            HOST_CUTS: Seen((M, M + 25), (M, M + 25)),
+        },
     ),
 )  # fmt: skip
 

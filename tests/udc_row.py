@@ -6,12 +6,13 @@ Lengths are in maxpackets, so a row holds at every speed. The rows are in udc_co
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tests.udc_bench import Bench
-from usbip_vudc.errors import RequestWithdrawn, TransferError
+from usbip_vudc.errors import TransferError
 from usbip_vudc.function import Request
 from usbip_vudc.sglist import SGList
 
@@ -73,12 +74,16 @@ class Halt:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """The host reads into that much room, or writes that much."""
+    """The host reads into that much room, or writes that much.
+
+    ``during`` are requests that the device queues while the host waits for the end of it.
+    """
 
     role: str
     length: Length
     timeout_ms: int
     zero: bool = False
+    during: tuple[Queue, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +112,20 @@ TIMEOUT_MS: Final = 400
 """For transfers that NAK must hold up, or that a device under emulation would else not reach."""
 
 
-def read(room: Length, *, timeout_ms: int = PATIENCE_MS) -> Transfer:
-    return Transfer("in", room, timeout_ms)
+def read(
+    room: Length, *, timeout_ms: int = PATIENCE_MS, during: tuple[Queue, ...] = ()
+) -> Transfer:
+    return Transfer("in", room, timeout_ms, during=during)
 
 
-def write(length: Length, *, timeout_ms: int = PATIENCE_MS, zero: bool = False) -> Transfer:
-    return Transfer("out", length, timeout_ms, zero)
+def write(
+    length: Length,
+    *,
+    timeout_ms: int = PATIENCE_MS,
+    zero: bool = False,
+    during: tuple[Queue, ...] = (),
+) -> Transfer:
+    return Transfer("out", length, timeout_ms, zero, during)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,25 +186,60 @@ def shown(outcome: Outcome, max_packet_size: int) -> int | str:
 # --- playing a row -----------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What became of steps, in bytes and words, and the bytes at each side of each direction."""
+
+    requests: tuple[int | str, ...]
+    transfers: tuple[int | str, ...]
+    given: bytes
+    read: bytes
+    taken: bytes
+    written: bytes
+
+
+def perform(bench: Bench, steps: Sequence[Step], waiting: Collection[int] = ()) -> Played:
+    """Do steps on a bench that is `ready`; it is left with nothing queued.
+
+    Requests of the numbers ``waiting`` are not waited for.
+    """
+    stage = _Stage(bench)
+    for step in steps:
+        stage.do(step)
+    played = stage.played(waiting)
+    stage.clear()
+    return played
+
+
+def assert_played(bench: Bench, steps: Sequence[Step], expected: Played, text: str) -> None:
+    """Hold what comes of steps on a bench against all of ``expected``; ``text`` is their source."""
+    waiting = [n for n, outcome in enumerate(expected.requests) if outcome == WAITING]
+    try:
+        with bench.ready():
+            seen = perform(bench, steps, waiting)
+            assert (seen.requests, seen.transfers) == (expected.requests, expected.transfers)
+            assert seen == expected
+    except Exception as error:
+        error.add_note(text)
+        raise
+
+
 def play(bench: Bench, row: Row) -> None:
     """Do the steps of a row on a bench, and hold what was seen against it."""
     if row.needs is not None and row.needs not in bench.traits:
         return
     with bench.ready():
         expected = row.seen_on(bench.traits)
-        stage = _Stage(bench)
-        for step in row.steps:
-            stage.do(step)
-        seen = stage.seen(expected)
+        waiting = [n for n, outcome in enumerate(expected.requests) if outcome == WAITING]
+        seen = perform(bench, row.steps, waiting)
         size = bench.max_packet_size
-        assert seen == (
+        assert (list(seen.requests), list(seen.transfers)) == (
             [shown(outcome, size) for outcome in expected.requests],
             [shown(outcome, size) for outcome in expected.transfers],
         )
         if not expected.lost:
-            assert bytes(stage.read) == bytes(stage.given)
-            assert bytes(stage.taken) == bytes(stage.written)
-        stage.clear()
+            assert seen.read == seen.given
+            assert seen.taken == seen.written
 
 
 def play_all(bench: Bench, rows: Sequence[Row]) -> None:
@@ -229,11 +277,29 @@ class _Stage:
                 _, request = self._requests[number]
                 bench.withdraw(request)
             case Halt(role):
+                self._wait_for_in(role)
                 bench.call(bench.device.endpoints[role].halt)
             case Feature(role, halt):
                 bench.set_halt(role, halt=halt)
             case Transfer():
-                self._transfers.append(self._transfer(step))
+                self._transfers.append(self._under_way(step))
+
+    def _wait_for_in(self, role: str) -> None:
+        """An IN endpoint halts with nothing queued: the device may hear of an end later."""
+        for step, request in self._requests:
+            if step.role == role == "in":
+                self._bench.wait_done(request)
+
+    def _under_way(self, step: Transfer) -> Outcome:
+        length = bytes_of(step.length, self._bench.max_packet_size)
+        data = self._data(length) if step.role == "out" else b""
+        if not step.during:
+            return self._transfer(step, length, data)
+        with ThreadPoolExecutor(1) as host:
+            outcome = host.submit(self._transfer, step, length, data)
+            for queue in step.during:
+                self.do(queue)
+            return outcome.result()
 
     def _data(self, length: int) -> bytes:
         start, self._position = self._position, self._position + length
@@ -252,40 +318,44 @@ class _Stage:
         self._bench.queue(step.role, request)
         return request
 
-    def _transfer(self, step: Transfer) -> Outcome:
-        length = bytes_of(step.length, self._bench.max_packet_size)
+    def _transfer(self, step: Transfer, length: int, data: bytes) -> Outcome:
         if step.role == "in":
             result: Any = self._bench.read(length, step.timeout_ms)
             if isinstance(result, int):
                 return Failed(result)
             self.read += result
             return len(result)
-        data = self._data(length)
         moved, number = self._bench.write(data, step.timeout_ms, zero=step.zero)
         if number:
             return Failed(number)
         self.written += data[:moved]
         return moved
 
-    def seen(self, expected: Seen) -> tuple[list[int | str], list[int | str]]:
+    def played(self, waiting: Collection[int]) -> Played:
         """What became of everything, once all requests are done that should be."""
         requests: list[Outcome] = []
-        for (step, request), outcome in zip(self._requests, expected.requests, strict=True):
-            if outcome != WAITING:
+        for number, (step, request) in enumerate(self._requests):
+            if number not in waiting:
                 self._bench.wait_done(request)
             requests.append(self._outcome(step, request))
         size = self._bench.max_packet_size
-        return [shown(o, size) for o in requests], [shown(o, size) for o in self._transfers]
+        return Played(
+            tuple(shown(outcome, size) for outcome in requests),
+            tuple(shown(outcome, size) for outcome in self._transfers),
+            bytes(self.given),
+            bytes(self.read),
+            bytes(self.taken),
+            bytes(self.written),
+        )
 
     def _outcome(self, step: Queue, request: Request) -> Outcome:
         if not request.done:
             return WAITING
-        if not isinstance(request.error, RequestWithdrawn):
-            data = request.sg.gather()[: request.actual]
-            if step.role == "in":
-                self.given += data
-            else:
-                self.taken += data
+        data = request.sg.gather()[: request.actual]
+        if step.role == "in":
+            self.given += data
+        else:
+            self.taken += data
         if request.error is not None:
             return Failed(type(request.error), request.actual)
         return request.actual
