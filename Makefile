@@ -42,5 +42,5 @@ $(READY): pyproject.toml Makefile
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "no virtual environment: apt install python3-venv"; exit 1; }
 	@echo "installing into $(VENV)..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,fat,kernel,lab]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[capture,dev,fat,kernel,lab]'
 	@touch $(READY)

@@ -14,8 +14,9 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.progress import track
@@ -93,10 +94,10 @@ class Result:
         return missed
 
 
-def run(case: Case, server: ServerProcess, seconds: float) -> Sample:
-    """Time one case on one server."""
+def run(case: Case, server: ServerProcess, seconds: float, *, ours: bool) -> Sample:
+    """Time one case on one server; ``ours`` says whose program it is."""
     busid = server.busids["bulk" if case.device == "bulk" else _disk(server)]
-    lane = Lane(server.port, busid, ours=server.name == "ours")
+    lane = Lane(server.port, busid, ours=ours)
     try:
         step = case.make(lane)
         for _ in range(20):
@@ -162,11 +163,10 @@ def memory_in_use(cpus: set[int], folder: Path) -> int:
         return server.peak_memory()
 
 
-def show(console: Console, results: Sequence[Result]) -> None:
+def show(console: Console, results: Sequence[Result], rival: str | None) -> None:
     """Print the table."""
-    table = Table(
-        title="our server beside PyPI's usbip, the same host on both", title_justify="left"
-    )
+    other = "itself with usbip_vudc.injection imported" if rival == "injection" else "PyPI's usbip"
+    table = Table(title=f"our server beside {other}, the same host on both", title_justify="left")
     table.add_column("case")
     for heading in ("ours", "rival", "unit", "ratio", "target", "CPU ours", "CPU rival"):
         table.add_column(heading, justify="right")
@@ -199,29 +199,42 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only cases whose name contains this")
     parser.add_argument("--unpinned", action="store_true", help="let server and host use all CPUs")
     parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--no-rival", action="store_true", help="measure our server alone")
+    others = parser.add_mutually_exclusive_group()
+    others.add_argument("--no-rival", action="store_true", help="measure our server alone")
+    others.add_argument(
+        "--injection",
+        action="store_true",
+        help="the rival is our own server with usbip_vudc.injection imported: ratios of 1 within "
+        "noise say that a gadget without a plan pays nothing",
+    )
     arguments = parser.parse_args()
     console = Console()
     if not console.is_terminal:
         console = Console(width=100)
     cpus = os.sched_getaffinity(0) if arguments.unpinned else {max(os.sched_getaffinity(0))}
     os.sched_setaffinity(0, cpus)
-    results = [Result(case) for case in CASES if arguments.only in case.name]
+    cases = [replace(case, ratio=None) if arguments.injection else case for case in CASES]
+    results = [Result(case) for case in cases if arguments.only in case.name]
     shared = Path("/dev/shm")
     with ExitStack() as stack:
         parent = shared if os.access(shared, os.W_OK) else None
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=parent)))
-        servers = _start(stack, folder, cpus, rival=not arguments.no_rival)
+        rival = None if arguments.no_rival else "injection" if arguments.injection else "usbip"
+        servers = _start(stack, folder, cpus, rival)
         limit = loopback_limit(cpus, arguments.seconds)
         rounds = [(r, server) for _ in range(arguments.rounds) for r in results
                   for server in servers]  # fmt: skip
         for result, server in track(rounds, "measuring", console=console, transient=True):
-            sample = run(result.case, server, arguments.seconds)
+            ours = server.name == "ours" or arguments.injection
+            sample = run(result.case, server, arguments.seconds, ours=ours)
             result.samples[server.name].append(sample)
         memory = memory_in_use(cpus, folder)
-    show(console, results)
+    show(console, results, rival)
     shared_cpu = "all CPUs" if arguments.unpinned else "one CPU"
     console.print(f"server and host shared {shared_cpu}")
+    if rival == "injection":
+        ratios = [ratio for result in results if (ratio := result.ratio()) is not None]
+        console.print(f"median of all ratios: {statistics.median(ratios):.2f}")
     console.print(f"loopback limit, 1 MiB blocks one way: {limit:.0f} MB/s")
     console.print(
         f"server memory with a 1 GiB sparse disk read through: {memory / MIB:.1f} MiB "
@@ -242,10 +255,21 @@ def main() -> int:
     return 0
 
 
-def _start(stack: ExitStack, folder: Path, cpus: set[int], *, rival: bool) -> list[ServerProcess]:
+_RIVALS: Final = {
+    "usbip": ["bench/rival.py", "--tcp-port", "0"],
+    "injection": ["-m", "bench.ours", "--with-injection"],
+}
+
+
+def _start(
+    stack: ExitStack, folder: Path, cpus: set[int], rival: str | None
+) -> list[ServerProcess]:
     servers = []
-    pythons = {"ours": sys.executable, "rival": rival_python() if rival else None}
-    commands = {"ours": ["-m", "bench.ours"], "rival": ["bench/rival.py", "--tcp-port", "0"]}
+    pythons: dict[str, str | None] = {"ours": sys.executable}
+    commands = {"ours": ["-m", "bench.ours"]}
+    if rival is not None:
+        pythons["rival"] = sys.executable if rival == "injection" else rival_python()
+        commands["rival"] = _RIVALS[rival]
     for name, python in pythons.items():
         if python is None:
             continue

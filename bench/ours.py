@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -89,7 +90,10 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument("--tcp-port", type=int, default=0)
+    parser.add_argument("--with-injection", action="store_true")
     arguments = parser.parse_args()
+    if arguments.with_injection:
+        importlib.import_module("usbip_vudc.injection")
     bulk = Gadget(
         name="bulk",
         idVendor=0x0525,
