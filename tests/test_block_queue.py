@@ -61,6 +61,12 @@ def test_a_kernel_that_does_not_say_its_alignment_wants_blocks(
     assert (limits.dma_alignment, limits.assumed) == (assumed, ("dma_alignment",))
 
 
+def test_a_kernel_that_does_not_say_its_boundary_has_none(tmp_path: Path, usb: Path) -> None:
+    next(usb.rglob("virt_boundary_mask")).unlink()
+    limits = limits_of("/dev/sda", sysfs=tmp_path)
+    assert (limits.virt_boundary_mask, limits.assumed) == (0, ("virt_boundary_mask",))
+
+
 def test_a_limit_that_is_always_there_is_never_assumed(tmp_path: Path, usb: Path) -> None:
     next(usb.rglob("max_segments")).unlink()
     with pytest.raises(SysfsError, match="max_segments"):

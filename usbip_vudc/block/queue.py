@@ -41,34 +41,35 @@ def limits_of(node: str, *, sysfs: Path = SYSFS) -> Limits:
     """The limits of a disk's queue; a partition has its disk's.
 
     A file that this kernel does not have is assumed, and named so: dma_alignment (511, or a
-    block where that is more) is there since Linux 6.0. Raises SchemeError for what is no block
+    block where that is more) is there since Linux 6.0, and virt_boundary_mask (0, which it is on
+    every disk of usb-storage) is not in 5.10 yet. Raises SchemeError for what is no block
     device, SysfsError where sysfs does not say.
     """
     disk = _disk(node, sysfs)
     queue = disk / "queue"
 
-    def number(name: str) -> int:
-        return int(read_attribute(queue / name))
+    assumed: list[str] = []
+
+    def number(name: str, otherwise: int | None = None) -> int:
+        try:
+            return int(read_attribute(queue / name))
+        except SysfsError as error:
+            if otherwise is None or error.errno != errno.ENOENT:
+                raise
+            assumed.append(name)
+            return otherwise
 
     block = number("logical_block_size")
-    assumed = []
-    try:
-        alignment = number("dma_alignment")
-    except SysfsError as error:
-        if error.errno != errno.ENOENT:
-            raise
-        # Kernels without the file want blocks of the disk here (block/fops.c of Linux 5.19).
-        alignment = max(_DMA_ALIGNMENT, block - 1)
-        assumed.append("dma_alignment")
     return Limits(
         disk=disk.name,
         logical_block_size=block,
-        dma_alignment=alignment,
+        # Kernels without the file want blocks of the disk here (block/fops.c of Linux 5.19).
+        dma_alignment=number("dma_alignment", max(_DMA_ALIGNMENT, block - 1)),
         max_sectors_kb=number("max_sectors_kb"),
         max_hw_sectors_kb=number("max_hw_sectors_kb"),
         max_segments=number("max_segments"),
         max_segment_size=number("max_segment_size"),
-        virt_boundary_mask=number("virt_boundary_mask"),
+        virt_boundary_mask=number("virt_boundary_mask", 0),
         page_size=mmap.PAGESIZE,
         contiguous=_huge_page(sysfs),
         assumed=tuple(assumed),
