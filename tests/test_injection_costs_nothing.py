@@ -23,6 +23,9 @@ ROOMS = (
     "usbip_vudc.serving",
     "gadgets.presets",
     "configfs.udc",
+    "configfs.cli.lifecycle",
+    "usbip_vudc.cli.serve",
+    "usbip_vudc.cli.export",
 )
 
 

@@ -19,9 +19,8 @@ from configfs.sources import Source, find_source
 from configfs.transaction import GADGETS, ConfigfsGadget, gadgets
 from configfs.tree import check_name
 from usbip_vudc.cli.gadget_options import gadget_options
-from usbip_vudc.cli.plan_options import plan_options
+from usbip_vudc.cli.plan_options import UnderPlan, plan_options
 from usbip_vudc.errors import SchemeError, UsbipVudcError
-from usbip_vudc.injection import Plan, check_plan, injected
 from usbip_vudc.registry import GadgetOptions
 
 __all__ = ("down", "list_", "up")
@@ -44,7 +43,7 @@ def up(
     udc: str | None,
     user: str | None,
     options: GadgetOptions,
-    plan: Plan,
+    under_plan: UnderPlan,
     as_json: bool,
 ) -> None:
     """Create a gadget in configfs and bind it to a UDC.
@@ -57,7 +56,7 @@ def up(
     With functions of userspace it serves until Ctrl-C, SIGTERM or `usbip-vudc down`, and leaves
     nothing behind. A gadget of kernel functions alone stays. Prints the gadget and its UDC.
     """
-    source = _source(what, options, plan)
+    source = _source(what, options, under_plan)
     _clean()
 
     def say(controller: str, *, changed: bool) -> None:
@@ -80,16 +79,16 @@ def up(
             say(controller.name, changed=True)
 
 
-def _source(what: str, options: GadgetOptions, plan: Plan) -> Source:
+def _source(what: str, options: GadgetOptions, under_plan: UnderPlan) -> Source:
     try:
         source = find_source(what, options)
-        check_plan(plan, source.described)
-        injected(source.described, plan)  # what cannot be is refused before anything is made
+        under_plan.check(source.described)
+        under_plan.gadget(source.described)  # what cannot be is refused before anything is made
     except SchemeError as error:
         if Path(what).exists():
             raise
         raise click.UsageError(str(error)) from None
-    return source.under(repr(plan), lambda gadget: injected(gadget, plan)) if plan else source
+    return source.under(repr(under_plan.plan), under_plan.gadget) if under_plan else source
 
 
 def _standing(source: Source, what: str, udc: str | None) -> ConfigfsGadget | None:

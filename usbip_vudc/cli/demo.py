@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from usb.core import USBError
 
-from usbip_vudc.cli.plan_options import plan_options
+from usbip_vudc.cli.plan_options import UnderPlan, plan_options
 from usbip_vudc.demo.disk_image import best_file_system
 from usbip_vudc.demo.serial_case import serial_round_trip
 from usbip_vudc.demo.stage import Stage
@@ -32,7 +32,7 @@ _LOG_WIDTH: Final = 100
 @plan_options("function", "host", "cable", tells=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.pass_context
-def demo(ctx: click.Context, plan: Plan, as_json: bool) -> None:
+def demo(ctx: click.Context, under_plan: UnderPlan, as_json: bool) -> None:
     """Read and write a disk, echo a file through a serial port, replay the case of 2019.
 
     All of it runs on the userspace UDC, over TCP on loopback, through pyusb. The exit status is
@@ -42,7 +42,7 @@ def demo(ctx: click.Context, plan: Plan, as_json: bool) -> None:
     if not console.is_terminal:
         console = Console(stderr=as_json, width=_LOG_WIDTH)
     started = time.monotonic()
-    stage = Stage(plan)
+    stage = Stage(under_plan.plan or Plan())
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="usbip-vudc-demo-") as work:
         disk = disk_round_trip(console, stage, best_file_system(), Path(work))

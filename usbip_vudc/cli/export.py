@@ -6,13 +6,11 @@ import os
 
 import click
 
-from usbip_vudc.cli.plan_options import plan_options
+from usbip_vudc.cli.plan_options import UnderPlan, plan_options
 from usbip_vudc.cli.serving import listening_options, serve_until_stopped
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.exportable import Export, Exportable
-from usbip_vudc.injection import Plan, check_plan, injected
 from usbip_vudc.kernel_export import Discovery, StubExport, VudcExport, vudcs
-from usbip_vudc.proxy.export import Behind
 from usbip_vudc.registry import GADGETS, GadgetOptions, load_gadget
 from usbip_vudc.server import Server
 from usbip_vudc.vudc import UserspaceUDC
@@ -34,7 +32,7 @@ __all__ = ("export",)
 def export(
     names: tuple[str, ...],
     gadgets: tuple[str, ...],
-    plan: Plan,
+    under_plan: UnderPlan,
     host: str,
     tcp_port: int,
     as_json: bool,
@@ -50,20 +48,19 @@ def export(
     if os.geteuid():
         raise click.ClickException("the kernel's devices are root's alone: run as root")
     try:
-        behind = Behind(plan)
         ours = [
             load_gadget(name, GadgetOptions(serial_number=f"{number:04d}"))
             for number, name in enumerate(gadgets, 1)
         ]
-        check_plan(plan, *ours)
+        under_plan.check(*ours)
         exports = [
-            behind(Export(number, UserspaceUDC(injected(gadget, plan))))
+            under_plan.export(Export(number, UserspaceUDC(under_plan.gadget(gadget))))
             for number, gadget in enumerate(ours, 1)
         ]
-        exports += [behind(_named(name)) for name in names]
+        exports += [under_plan.export(_named(name)) for name in names]
         discovery = Discovery()
         server = Server(
-            exports, discover=None if names else lambda: tuple(map(behind, discovery()))
+            exports, discover=None if names else lambda: tuple(map(under_plan.export, discovery()))
         )
     except SchemeError as error:
         raise click.UsageError(str(error)) from None

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import click
 
-from usbip_vudc.cli.plan_options import plan_options
+from usbip_vudc.cli.plan_options import UnderPlan, plan_options
 from usbip_vudc.cli.serving import listening_options, serve_until_stopped
-from usbip_vudc.injection import Plan
 from usbip_vudc.proxy.relay import Recorder
 from usbip_vudc.proxy.server import Proxy
 from usbip_vudc.server import DEFAULT_PORT
@@ -39,7 +38,7 @@ __all__ = ("proxy",)
 def proxy(
     remote: str,
     remote_port: int,
-    plan: Plan,
+    under_plan: UnderPlan,
     record: Path | None,
     host: str,
     tcp_port: int,
@@ -52,8 +51,8 @@ def proxy(
     summed up in the end.
     """
     with ExitStack() as stack:
-        recording = _recording(stack, record, with_device=bool(plan))
-        server = Proxy(remote, remote_port, plan, record=recording)
+        recording = _recording(stack, record, with_device=bool(under_plan))
+        server = Proxy(remote, remote_port, under_plan.plan, record=recording)
         try:
             serve_until_stopped(server, host, tcp_port, as_json=as_json)
         finally:

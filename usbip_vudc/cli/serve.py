@@ -8,13 +8,11 @@ from pathlib import Path
 import click
 
 from usbip_vudc.cli.gadget_options import gadget_options
-from usbip_vudc.cli.plan_options import plan_options
+from usbip_vudc.cli.plan_options import UnderPlan, plan_options
 from usbip_vudc.cli.serving import listening_options, serve_until_stopped
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.exportable import Export
 from usbip_vudc.gadget import Gadget
-from usbip_vudc.injection import Plan, check_plan, injected
-from usbip_vudc.proxy.export import Behind
 from usbip_vudc.registry import GADGETS, WITH_DISK, GadgetOptions, load_gadget
 from usbip_vudc.scheme import is_scheme, load_scheme
 from usbip_vudc.server import Server
@@ -34,7 +32,7 @@ def serve(
     names: tuple[str, ...],
     options: GadgetOptions,
     speed: str | None,
-    plan: Plan,
+    under_plan: UnderPlan,
     host: str,
     tcp_port: int,
     as_json: bool,
@@ -63,12 +61,11 @@ def serve(
             _gadget(name, replace(options, serial_number=f"{number:04d}"))
             for number, name in enumerate(names, 1)
         ]
-        check_plan(plan, *gadgets)
-        behind = Behind(plan)
+        under_plan.check(*gadgets)
         exports = []
         for number, gadget in enumerate(gadgets, 1):
-            udc = UserspaceUDC(injected(gadget, plan), speed=wanted, name=f"1-{number}")
-            exports.append(behind(Export(number, udc)))
+            udc = UserspaceUDC(under_plan.gadget(gadget), speed=wanted, name=f"1-{number}")
+            exports.append(under_plan.export(Export(number, udc)))
         server = Server(exports)
     except SchemeError as error:
         raise click.UsageError(str(error)) from None
