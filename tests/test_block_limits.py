@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usbip_vudc.block.limits import Limits, check, layout_text, nearest
+from usbip_vudc.block.limits import Limits, check, nearest
 from usbip_vudc.errors import SchemeError
-from usbip_vudc.injection.layout import Layout, Segment
+from usbip_vudc.injection.layout import Layout, Segment, layout_text
 
 HIGH = Limits(
     disk="sda", max_sectors_kb=120, max_hw_sectors_kb=120, max_segments=32, contiguous=2 << 20

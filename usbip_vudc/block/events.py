@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from usbip_vudc.block.btf import Struct
-from usbip_vudc.block.limits import layout_text
 from usbip_vudc.errors import UsbipVudcError
-from usbip_vudc.injection.layout import Segment
+from usbip_vudc.injection.layout import Segment, layout_text
 
 __all__ = ("GROUP", "STRUCTS", "Events", "TraceError", "TracedUrb")
 

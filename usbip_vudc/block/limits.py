@@ -7,16 +7,15 @@ one asked for. So both count as errors here, and each names the nearest layout t
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from usbip_vudc.errors import SchemeError
-from usbip_vudc.injection.layout import Segment
+from usbip_vudc.injection.layout import Segment, layout_text
 
-__all__ = ("BIO_MAX_VECS", "Limits", "Segments", "check", "layout_text", "nearest")
+__all__ = ("BIO_MAX_VECS", "Limits", "Segments", "check", "nearest")
 
 BIO_MAX_VECS: Final = 256
 """Segments of one bio (include/linux/bio.h): a longer vector becomes several of them."""
@@ -54,16 +53,6 @@ class Limits:
     def most_segments(self) -> int:
         """Segments of the longest command."""
         return min(self.max_segments, BIO_MAX_VECS)
-
-
-def layout_text(segments: Segments) -> str:
-    """Segments as a layout is written.
-
-    >>> layout_text([Segment(3584, 512), Segment(4096), Segment(4096)])
-    '3584@512+2x4096'
-    """
-    runs = ((str(segment), len(tuple(run))) for segment, run in itertools.groupby(segments))
-    return "+".join(text if count == 1 else f"{count}x{text}" for text, count in runs)
 
 
 def check(segments: Segments, limits: Limits) -> tuple[Segment, ...]:

@@ -13,12 +13,11 @@ from typing import Final
 import click
 
 from usbip_vudc.block.events import TracedUrb
-from usbip_vudc.block.limits import layout_text
 from usbip_vudc.block.queue import limits_of, usb_device_of
 from usbip_vudc.block.trace import VhciTrace
 from usbip_vudc.block.transfer import checked, read_sg, write_sg
 from usbip_vudc.errors import SchemeError, UsbipVudcError
-from usbip_vudc.injection.layout import Layout, Segment
+from usbip_vudc.injection.layout import Layout, Segment, layout_text
 from usbip_vudc.scheme.size import parse_size
 from usbip_vudc.sysfs import SPEEDS, read_attribute
 from usbip_vudc.usb.ch9 import Speed, TransferType, default_max_packet_size

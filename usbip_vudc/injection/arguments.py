@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Final, Protocol, Self, TypeVar
 
 from usbip_vudc.errors import SchemeError
+from usbip_vudc.scheme.table import nearest
 
-__all__ = ("NANO", "Arguments", "parse_call", "show_seconds", "split_words")
+__all__ = ("NANO", "Arguments", "parse_call", "read_call", "show_seconds", "split_words")
 
 _CALL = re.compile(r"(?P<name>[a-z][a-z0-9_]*)(?:\((?P<inside>.*)\))?$", re.DOTALL)
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>us|ms|s)$")
@@ -58,6 +59,33 @@ def show_seconds(seconds: float) -> str:
     fits = (unit for unit in ("s", "ms") if seconds >= _UNITS[unit])
     unit = next(fits, "us") if seconds else "s"
     return f"{seconds / _UNITS[unit]:.15g}{unit}"
+
+
+class _Word(Protocol):
+    """What a call can make: a class of conditions or of actions."""
+
+    usage: ClassVar[str]
+
+    @classmethod
+    def read(cls, arguments: Arguments) -> Self:
+        """Make it of its arguments. Raises SchemeError."""
+
+
+_W = TypeVar("_W", bound=_Word)
+
+
+def read_call(text: str, what: str, known: Mapping[str, type[_W]]) -> _W:
+    """Make what a call names; ``what`` it is stands in the SchemeError of a call that is none."""
+    name, inside = parse_call(text)
+    kind = known.get(name)
+    if kind is None:
+        raise SchemeError(
+            f"{text!r} is no {what}; there are {', '.join(known)}{nearest(name, known)}"
+        )
+    arguments = Arguments(name, inside, kind.usage)
+    made = kind.read(arguments)
+    arguments.finish()
+    return made
 
 
 class Arguments:

@@ -12,10 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final, Self
 
-from usbip_vudc.errors import SchemeError
-from usbip_vudc.injection.arguments import Arguments, parse_call
+from usbip_vudc.injection.arguments import Arguments, read_call
 from usbip_vudc.injection.transfer import PHASES, Transfer
-from usbip_vudc.scheme.table import nearest
 
 __all__ = (
     "CONDITIONS",
@@ -351,12 +349,4 @@ CONDITIONS: Final[Mapping[str, type[Condition]]] = {
 
 def parse_condition(text: str) -> Condition:
     """Read one condition. Raises SchemeError."""
-    name, inside = parse_call(text)
-    kind = CONDITIONS.get(name)
-    if kind is None:
-        known = ", ".join(CONDITIONS)
-        raise SchemeError(f"{text!r} is no condition; there are {known}{nearest(name, CONDITIONS)}")
-    arguments = Arguments(name, inside, kind.usage)
-    condition = kind.read(arguments)
-    arguments.finish()
-    return condition
+    return read_call(text, "condition", CONDITIONS)

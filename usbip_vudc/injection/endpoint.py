@@ -38,7 +38,8 @@ from usbip_vudc.injection.actions import (
     Zlp,
 )
 from usbip_vudc.injection.injector import Injector
-from usbip_vudc.injection.jobs import Job, Part, laid_out, other_bytes
+from usbip_vudc.injection.jobs import Job, Part, other_bytes
+from usbip_vudc.injection.placing import Laid, lay_out
 from usbip_vudc.injection.transfer import Transfer
 from usbip_vudc.sglist import SGList
 from usbip_vudc.usb.ch9 import Direction
@@ -228,7 +229,9 @@ class InjectedEndpoint(Endpoint):
             job.flying.remove(moved)
             self._moved(job, part, moved)
 
-        request = Request(part.sg, zero=part.zero, partial=job.request.partial, on_complete=ended)
+        request = Request(
+            part.laid.sg, zero=part.zero, partial=job.request.partial, on_complete=ended
+        )
         job.flying.append(request)
         self._inner.queue(request)
 
@@ -236,13 +239,13 @@ class InjectedEndpoint(Endpoint):
         """A part has ended below."""
         if part.counts:
             job.received += moved.actual
-        if part.placed is not None and not self._is_in:
-            part.placed.bring_back(moved.actual)
+        if not self._is_in:
+            part.laid.bring_back(moved.actual)
         if moved.error is not None:
             job.parts.clear()
             job.request.error = job.request.error or moved.error
             self._is_over = self._is_over or isinstance(moved.error, EndpointDisabled)
-        elif not self._is_in and (moved.actual < part.sg.length or job.request.partial):
+        elif not self._is_in and (moved.actual < part.laid.sg.length or job.request.partial):
             job.parts.clear()  # a short packet has ended the transfer
         if job.parts:
             self._go_on()
@@ -265,20 +268,21 @@ class InjectedEndpoint(Endpoint):
             return
         sg = _cut_short(sg, before)
         if any(isinstance(action, Zlp) for action in before):
-            job.parts.append(Part(SGList(b""), counts=False))
+            job.parts.append(Part(Laid(SGList(b"")), counts=False))
         split = next((a.split for a in before if isinstance(a, Csw) and a.split), None)
         if split is not None and split < sg.length:
             ends = ((0, split), (split, sg.length))
-            job.parts.extend(Part(SGList(*sg.cut(*piece))) for piece in ends)
+            job.parts.extend(Part(Laid(SGList(*sg.cut(*piece)))) for piece in ends)
         else:
             self._lay_out(job, sg)
 
     def _lay_out(self, job: Job, sg: SGList) -> None:
         layout = next((a.layout for a in job.before if isinstance(a, UseLayout)), None)
         if layout is None:
-            job.parts.append(Part(sg, zero=job.request.zero))
+            job.parts.append(Part(Laid(sg), zero=job.request.zero))
             return
-        parts = laid_out(layout, sg, self.max_packet_size, is_in=self._is_in)
+        laid = lay_out(layout, sg, self.max_packet_size, copy_in=self._is_in)
+        parts = list(map(Part, laid))
         parts[-1].zero = job.request.zero
         job.parts.extend(parts)
 

@@ -9,7 +9,6 @@ list's URBs at once, as Linux's usb_sg_init does without SG, is `transfer_sg`'s.
 from __future__ import annotations
 
 import errno
-import itertools
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -43,7 +42,7 @@ from usbip_vudc.injection.actions import (
 )
 from usbip_vudc.injection.injector import Injector
 from usbip_vudc.injection.layout import Layout
-from usbip_vudc.injection.placing import Placed, place
+from usbip_vudc.injection.placing import lay_out
 from usbip_vudc.injection.plan import Plan
 from usbip_vudc.injection.transfer import Transfer
 from usbip_vudc.sglist import Buffer, SGList
@@ -211,34 +210,18 @@ def _shaped(urb: HostUrb, before: tuple[Action, ...]) -> HostUrb:
 
 def _laid_out(urb: HostUrb, layout: Layout, max_packet_size: int, unlink: float | None) -> _Steps:
     """A URB for each request of the layout, one after the other."""
-    offset = 0
-    requests = layout.apply(urb.length, max_packet_size)
+    requests = list(lay_out(layout, urb.sg, max_packet_size, copy_in=not urb.is_in))
     urb.actual = 0
     status = 0
-    for number, segments in enumerate(requests, 1):
-        length = sum(segment.length for segment in segments)
-        placed: Placed | None = None
-        if layout.placed:
-            placed = place(segments, urb.sg.cut(offset, offset + length), copy_in=not urb.is_in)
-            sg = placed.sg
-        else:
-            ends = [0]
-            for segment in segments:
-                ends.append(ends[-1] + segment.length)
-            sg = SGList(*(
-                piece
-                for start, stop in itertools.pairwise(ends)
-                for piece in urb.sg.cut(offset + start, offset + stop)
-            ))  # fmt: skip
-        last = number == len(requests)
+    for laid in requests:
         # Only the end of it all may be followed by a ZLP.
-        part = HostUrb(urb.endpoint, sg, flags=urb.flags if last else urb.flags & ~URB_ZERO_PACKET)
+        flags = urb.flags if laid is requests[-1] else urb.flags & ~URB_ZERO_PACKET
+        part = HostUrb(urb.endpoint, laid.sg, flags=flags)
         yield _Submit(part, unlink)
-        if placed is not None and urb.is_in:
-            placed.bring_back(part.actual)
+        if urb.is_in:
+            laid.bring_back(part.actual)
         urb.actual += part.actual
         status = part.status or 0
-        offset += length
         if status or part.actual < part.length:
             break
     if not status and urb.flags & URB_SHORT_NOT_OK and urb.actual < urb.length:

@@ -9,12 +9,11 @@ from typing import Final
 from usbip_vudc.function import Request
 from usbip_vudc.injection.actions import Action, Babble, Corrupt, Csw
 from usbip_vudc.injection.csw import rewritten
-from usbip_vudc.injection.layout import Layout
-from usbip_vudc.injection.placing import Placed, place
+from usbip_vudc.injection.placing import Laid
 from usbip_vudc.injection.transfer import Transfer
 from usbip_vudc.sglist import SGList
 
-__all__ = ("Job", "Part", "laid_out", "other_bytes")
+__all__ = ("Job", "Part", "other_bytes")
 
 _BABBLE: Final = b"\xbb"
 
@@ -22,15 +21,12 @@ _BABBLE: Final = b"\xbb"
 class Part:
     """One request to come at the endpoint below. ``counts`` is whether its bytes are the job's."""
 
-    __slots__ = ("counts", "placed", "sg", "zero")
+    __slots__ = ("counts", "laid", "zero")
 
-    def __init__(
-        self, sg: SGList, *, zero: bool = False, counts: bool = True, placed: Placed | None = None
-    ) -> None:
-        self.sg = sg
+    def __init__(self, laid: Laid, *, zero: bool = False, counts: bool = True) -> None:
+        self.laid = laid
         self.zero = zero
         self.counts = counts
-        self.placed = placed
 
 
 class Job:
@@ -63,26 +59,6 @@ class Job:
         self.is_held = False
         self.is_over = False
         self.may_be_told = False
-
-
-def laid_out(layout: Layout, sg: SGList, max_packet_size: int, *, is_in: bool) -> list[Part]:
-    """The parts of a layout, over the function's memory or over memory of the asked kind."""
-    parts: list[Part] = []
-    offset = 0
-    for segments in layout.apply(sg.length, max_packet_size):
-        length = sum(segment.length for segment in segments)
-        if layout.placed:
-            placed = place(segments, sg.cut(offset, offset + length), copy_in=is_in)
-            parts.append(Part(placed.sg, placed=placed))
-        else:
-            pieces: list[memoryview] = []
-            start = offset
-            for segment in segments:
-                pieces.extend(sg.cut(start, start + segment.length))
-                start += segment.length
-            parts.append(Part(SGList(*pieces)))
-        offset += length
-    return parts
 
 
 def other_bytes(sg: SGList, ahead: bytes, actions: Sequence[Action]) -> SGList:

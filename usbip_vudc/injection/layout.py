@@ -17,14 +17,14 @@ import difflib
 import itertools
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.sglist import MAX_SEGMENTS
 
-__all__ = ("FAMILIES", "PAGE", "Layout", "Requests", "Segment", "Verdict")
+__all__ = ("FAMILIES", "PAGE", "Layout", "Requests", "Segment", "Verdict", "layout_text")
 
 PAGE: Final = 4096
 """Bytes of a page of memory, on every machine that these layouts were made for."""
@@ -360,11 +360,15 @@ class _Reader:
 
 
 def _shown(requests: Requests, *, brackets: bool) -> str:
-    joined = ("+".join(_runs(request)) for request in requests)
+    joined = map(layout_text, requests)
     return "".join(f"[{request}]" for request in joined) if brackets else "".join(joined)
 
 
-def _runs(request: tuple[Segment, ...]) -> Iterator[str]:
-    for segment, run in itertools.groupby(request):
-        count = len(tuple(run))
-        yield str(segment) if count == 1 else f"{count}x{segment}"
+def layout_text(segments: Sequence[Segment]) -> str:
+    """The segments of one request as a layout is written.
+
+    >>> layout_text([Segment(3584, 512), Segment(4096), Segment(4096)])
+    '3584@512+2x4096'
+    """
+    runs = ((str(segment), len(tuple(run))) for segment, run in itertools.groupby(segments))
+    return "+".join(text if count == 1 else f"{count}x{text}" for text, count in runs)

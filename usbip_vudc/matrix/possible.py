@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from usbip_vudc.block.limits import Limits, check, layout_text
+from usbip_vudc.block.limits import Limits, check
 from usbip_vudc.carrier.udcs import DUMMY, USBIP
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.gadget import Gadget
 from usbip_vudc.injection import Rule, check_plan
 from usbip_vudc.injection.conditions import Cbw, Phase
+from usbip_vudc.injection.layout import layout_text
 from usbip_vudc.matrix.bench import make_gadget, wish_of
 from usbip_vudc.matrix.cell import Cell
 from usbip_vudc.matrix.disk import linux_entries

@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from usbip_vudc.errors import SchemeError
 from usbip_vudc.injection.actions.base import AFTER, BEFORE, Action
 from usbip_vudc.injection.actions.cable import Actual, Reorder, Status, TcpCut, TcpReset, TcpStall
 from usbip_vudc.injection.actions.contents import Corrupt, Csw
 from usbip_vudc.injection.actions.loss import BusReset, Disconnect, Drop, Unlink
 from usbip_vudc.injection.actions.shape import Babble, PacketSize, Short, UseLayout, Zlp
 from usbip_vudc.injection.actions.waiting import Delay, Nak, Stall
-from usbip_vudc.injection.arguments import Arguments, parse_call
-from usbip_vudc.scheme.table import nearest
+from usbip_vudc.injection.arguments import read_call
 
 __all__ = (
     "ACTIONS",
@@ -58,12 +56,4 @@ ACTIONS: Final[Mapping[str, type[Action]]] = {
 
 def parse_action(text: str) -> Action:
     """Read one action. Raises SchemeError."""
-    name, inside = parse_call(text)
-    kind = ACTIONS.get(name)
-    if kind is None:
-        known = ", ".join(ACTIONS)
-        raise SchemeError(f"{text!r} is no action; there are {known}{nearest(name, ACTIONS)}")
-    arguments = Arguments(name, inside, kind.usage)
-    action = kind.read(arguments)
-    arguments.finish()
-    return action
+    return read_call(text, "action", ACTIONS)
