@@ -26,7 +26,7 @@ from usbip_vudc.capture import Capture
 from usbip_vudc.gadget import Config, Gadget
 from usbip_vudc.host.handshake import list_devices
 from usbip_vudc.injection import Plan
-from usbip_vudc.kernel_export import StubExport
+from usbip_vudc.kernel_export import StubExport, VudcExport
 from usbip_vudc.proxy.export import InjectedExport
 from usbip_vudc.proxy.server import Proxy
 from usbip_vudc.serving import serving_udcs
@@ -157,6 +157,15 @@ def test_usbip_host_takes_the_relays_end_of_a_socketpair(bound: str) -> None:
     export = InjectedExport(StubExport(bound), SPLIT)
     with serving_udcs(export) as port:
         with attached(port, bound) as node:
+            assert direct(node, OFFSET, SIZE) == CONTENT[OFFSET : OFFSET + SIZE]
+        assert export.injector.trace
+
+
+def test_a_vudc_takes_the_relays_end_of_a_socketpair(need_modules: Callable[..., None]) -> None:
+    need_modules("usbip-vudc", "libcomposite", "usb_f_mass_storage")
+    export = InjectedExport(VudcExport("usbip-vudc.0"), SPLIT)
+    with kernel_disk("usbip-vudc.0", "proxyvudc"), serving_udcs(export) as port:
+        with attached(port, export.busid) as node:
             assert direct(node, OFFSET, SIZE) == CONTENT[OFFSET : OFFSET + SIZE]
         assert export.injector.trace
 
