@@ -28,6 +28,24 @@ async def heard(script: Script) -> list[float | str]:
     return said
 
 
+async def test_a_function_hears_of_each_selection_before_it_runs() -> None:
+    heard: list[str] = []
+
+    class Listener(Scripted):
+        def selected(self) -> None:
+            heard.append("selected")
+
+    async def script(_endpoints: Mapping[str, Endpoint]) -> None:
+        heard.append("runs")
+
+    lives = Lives("udc", on_crash=lambda: None, on_leave=lambda _seconds: None)
+    async with anyio.create_task_group() as tasks:
+        lives.open(tasks)
+        lives.begin(Listener(script), {})
+        assert heard == ["selected"]
+    assert heard == ["selected", "runs"]
+
+
 def raising(error: BaseException) -> Script:
     async def script(_endpoints: Mapping[str, Endpoint]) -> None:
         raise error

@@ -335,6 +335,34 @@ def test_out_requests_survive_a_halt() -> None:
     assert request.sg.gather()[: request.actual] == b"accepted"
 
 
+def test_a_wedge_survives_the_host_and_ends_with_a_halt_that_does_not() -> None:
+    bench = in_bench()
+    bench.pipe.wedge()
+    for _ in range(2):
+        bench.pipe.clear_halt()
+        assert bench.pipe.halted
+        assert bench.urb(512).status == -errno.EPIPE
+    bench.queue(b"after")
+    bench.pipe.clear_halt()
+    assert bench.urb(512).status == -errno.EPIPE
+    bench.pipe.withdraw(bench.pipe.requests[0])
+    bench.pipe.halt()
+    assert bench.pipe.halted
+    bench.pipe.clear_halt()
+    bench.queue(b"after")
+    assert bench.urb(512).status == 0
+
+
+def test_wedging_with_in_requests_queued_is_refused() -> None:
+    bench = in_bench()
+    bench.queue(b"data")
+    with pytest.raises(LocalProtocolError, match="1 IN request"):
+        bench.pipe.wedge()
+    bench.pipe.set_halt()
+    bench.pipe.clear_halt()
+    assert bench.urb(512).status == 0
+
+
 def test_unlink_forgets_a_pending_urb() -> None:
     bench = in_bench()
     urb = bench.urb(512)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -28,7 +29,7 @@ from usbip_vudc.host.client import Host
 from usbip_vudc.host.handshake import ImportRefused, import_device, list_devices
 from usbip_vudc.server import Server
 from usbip_vudc.sglist import SGList, parse_layout
-from usbip_vudc.urb import URB_SHORT_NOT_OK, HostUrb
+from usbip_vudc.urb import URB_SHORT_NOT_OK, HostUrb, IsoUrb
 from usbip_vudc.usb.ch9 import SetupPacket, Speed
 from usbip_vudc.vudc import UserspaceUDC
 from usbip_vudc.wire.pdu import CmdSubmit, OpCode, OpHeader, OpStatus
@@ -52,10 +53,12 @@ async def served(*udcs: UserspaceUDC) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def plugged(function: Scripted, speed: Speed = Speed.HIGH) -> AsyncIterator[Host]:
+async def plugged(
+    function: Scripted, speed: Speed = Speed.HIGH, *, pace: bool = False
+) -> AsyncIterator[Host]:
     """A configured device of one function, held by a host."""
     async with (
-        served(UserspaceUDC(gadget(function), speed=speed)) as port,
+        served(UserspaceUDC(gadget(function), speed=speed, pace=pace)) as port,
         Host.connect("127.0.0.1", port, "1-1") as host,
     ):
         await host.control(SET_CONFIGURATION)
@@ -72,6 +75,20 @@ async def test_bytes_come_back() -> None:
         for data in (b"x", b"hello" * 30, bytes(range(256)) * 3 + b"!"):
             assert await host.transfer(HostUrb(0x01, data), 5) == len(data)
             assert await read(host, 2048) == data
+
+
+async def test_a_function_may_reuse_its_memory_while_the_urb_still_waits_for_more() -> None:
+    async def twice(endpoints: Mapping[str, Endpoint]) -> None:
+        memory = bytearray(b"A" * 512)
+        await endpoints["in"].submit(memory)
+        memory[:] = b"B" * 512
+        await endpoints["in"].submit(memory)
+        memory[:] = b"C" * 512
+        await endpoints["in"].submit(memoryview(memory)[:100])
+        await anyio.sleep_forever()
+
+    async with plugged(Scripted(twice)) as host:
+        assert await read(host, 2048) == b"A" * 512 + b"B" * 512 + b"C" * 100
 
 
 async def test_one_megabyte_each_way_with_many_urbs_in_flight() -> None:
@@ -654,3 +671,49 @@ def ended(sock: socket.socket) -> bool:
 @pytest.fixture(autouse=True)
 def _log_at_debug(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
+
+
+async def test_a_urb_of_packets_is_refused_where_there_are_none() -> None:
+    async with plugged(Scripted(echo)) as host:
+        for urb in (IsoUrb(0x01, b"12345678", (4, 4)), IsoUrb(0x81, bytearray(8), (4, 4))):
+            with pytest.raises(UrbError, match="EINVAL"):
+                await host.transfer(urb, 5)
+        assert await host.transfer(HostUrb(0x01, b"still here"), 5) == 10
+        assert await read(host, 64) == b"still here"
+
+
+# --- bus time ------------------------------------------------------------------------------------
+
+
+async def test_in_bus_time_bytes_come_back_as_they_went() -> None:
+    async with plugged(Scripted(echo), Speed.FULL, pace=True) as host:
+        for data in (b"x", b"hello" * 30, bytes(range(256)) * 3 + b"!"):
+            assert await host.transfer(HostUrb(0x01, data), 5) == len(data)
+            assert await read(host, 2048) == data
+
+
+async def test_in_bus_time_an_interrupt_endpoint_keeps_its_interval() -> None:
+    at: list[float] = []
+
+    async def report(endpoints: Mapping[str, Endpoint]) -> None:
+        while "int-in" in endpoints:
+            await endpoints["int-in"].submit(b"report")
+        await anyio.sleep_forever()
+
+    async with plugged(Scripted(report), Speed.FULL, pace=True) as host:
+        await host.control(SetupPacket(0x01, 11, 1, 0, 0))
+        started = time.monotonic()
+        for _ in range(5):
+            assert await host.transfer(HostUrb(0x81, bytearray(8)), 5) == 6
+            at.append(time.monotonic() - started)
+    # Never sooner than bus time allows; how much later is this machine's affair.
+    assert at[-1] >= 4 * 8e-3 - 1e-3
+
+
+async def test_in_bus_time_a_pending_urb_is_unlinked_and_a_reset_ends_all() -> None:
+    async with plugged(Scripted(), Speed.FULL, pace=True) as host:
+        with pytest.raises(UrbError, match="ETIMEDOUT"):
+            await read(host, 64, 0.05)
+        await host.control(SET_CONFIGURATION)
+        with pytest.raises(UrbError, match="ETIMEDOUT"):
+            await read(host, 64, 0.05)

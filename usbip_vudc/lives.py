@@ -64,6 +64,7 @@ class Lives:
 
     def begin(self, function: Function, endpoints: Mapping[str, Endpoint]) -> None:
         """Run a function with these endpoints, once its last run is over."""
+        function.selected()
         life = self._lives[function] = _Life(function)
         if self._tasks is not None:
             turn = self._turns.setdefault(function, anyio.Lock())

@@ -4,9 +4,14 @@ This is where the truth of the bus lives: short packets, ZLPs, NAK (a URB that s
 babble, halts and unlinks, as ``transfer()`` of the kernel's dummy_hcd and usbip-vudc decides
 them. Packets are counted, never looped over. Pure: no socket, no event loop.
 
-Two rules:
+Three rules:
 1. A URB completes exactly once, through ``on_urb``; a Request exactly once, through ``on_request``.
 2. Neither is completed from inside `Pipe` while it still refers to it.
+3. What an IN URB holds of a request that is over while the URB still waits is a copy: the function
+   may write to its memory again.
+
+Packets move as soon as both sides are there, or, where there is a ``pace``, when bus time allows
+it (`move`).
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from usbip_vudc.errors import (
     EndpointDisabled,
@@ -26,14 +32,19 @@ from usbip_vudc.function import Request
 from usbip_vudc.urb import URB_ZERO_PACKET, Landing, Urb
 from usbip_vudc.usb.ch9 import Direction
 
-__all__ = ("Pipe",)
+__all__ = ("NO_LIMIT", "Pipe")
+
+NO_LIMIT: Final = 1 << 62
+"""Bytes that may move at once where nothing paces the bus."""
 
 
 class Pipe:
-    """One endpoint between a host and a function.
+    """One bulk or interrupt endpoint between a host and a function.
 
     ``max_packet_size`` is in bytes. ``on_urb`` gets each completed URB, in order; ``on_request``
-    each completed request with its error, and decides when the function hears of it.
+    each completed request with its error, and decides when the function hears of it. ``pace`` is
+    told that there may be something to move, and calls `move` when there is bus time for it;
+    None moves everything at once.
     """
 
     __slots__ = (
@@ -41,11 +52,13 @@ class Pipe:
         "_landing",
         "_on_request",
         "_on_urb",
+        "_pace",
         "enabled",
         "halted",
         "max_packet_size",
         "requests",
         "urbs",
+        "wedged",
     )
 
     def __init__(
@@ -55,15 +68,18 @@ class Pipe:
         *,
         on_urb: Callable[[Urb], None],
         on_request: Callable[[Request, TransferError | None], None],
+        pace: Callable[[], None] | None = None,
     ) -> None:
         self._is_in = direction == Direction.IN
         self._on_urb = on_urb
         self._on_request = on_request
+        self._pace = pace
         self._landing: Landing | None = None
         self.max_packet_size = max_packet_size
         self.urbs: deque[Urb] = deque()
         self.requests: deque[Request] = deque()
         self.halted = False
+        self.wedged = False
         self.enabled = True
 
     # --- the function's side -------------------------------------------------------------------
@@ -98,13 +114,20 @@ class Pipe:
             raise LocalProtocolError(
                 f"halt with {len(self.requests)} IN request(s) queued; wait for them first"
             )
+        self.wedged = False
         self.set_halt()
+
+    def wedge(self) -> None:
+        """usb_ep_set_wedge: a halt that only `halt` makes one which the host may clear."""
+        self.halt()
+        self.wedged = True
 
     # --- the host's side -----------------------------------------------------------------------
 
     def landing(self, urb: Urb) -> Landing:
         """Where to receive an OUT payload: the waiting request's memory if all of it fits there."""
-        if self.requests and not self.urbs and not self.halted and self.enabled:
+        ready = self.requests and not self.urbs and not self.halted and self.enabled
+        if ready and self._pace is None:  # else the request could be withdrawn before its time
             request = self.requests[0]
             start = request.actual
             if request.length - start >= urb.length:
@@ -134,6 +157,11 @@ class Pipe:
             return False
         return True
 
+    @property
+    def can_halt(self) -> bool:
+        """Whether the host may halt it (USB 2.0 9.4.9)."""
+        return True
+
     def set_halt(self) -> None:
         """SET_FEATURE(ENDPOINT_HALT): every pending URB ends with -EPIPE, requests wait."""
         self.halted = True
@@ -142,8 +170,9 @@ class Pipe:
 
     def clear_halt(self) -> None:
         """CLEAR_FEATURE(ENDPOINT_HALT); the data toggle, which USB/IP does not carry, resets."""
-        self.halted = False
-        self._match()
+        self.halted = self.wedged
+        if not self.halted:
+            self._match()
 
     def disable(self, status: int = -errno.ESHUTDOWN) -> None:
         """End the configuration: URBs complete with ``status``, requests with EndpointDisabled."""
@@ -155,6 +184,28 @@ class Pipe:
             self._finish(urb, status)
         for request in requests:
             self._on_request(request, EndpointDisabled("the configuration ended"))
+
+    # --- bus time ------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to move now."""
+        return bool(self.urbs and self.requests) and not self.halted
+
+    def move(self, limit: int) -> int:
+        """Move packets for at most ``limit`` bytes of bus time; the bytes that it took.
+
+        A packet takes the time of a whole one, however short it is.
+        """
+        taken = 0
+        size = self.max_packet_size
+        step = self._step_in if self._is_in else self._step_out
+        while self.ready and limit - taken >= size:
+            urb = self.urbs[0]
+            before = urb.actual
+            step(urb, self.requests[0], (limit - taken) // size * size)
+            taken += max(-(-(urb.actual - before) // size), 1) * size
+        return taken
 
     # --- pairing -------------------------------------------------------------------------------
 
@@ -172,37 +223,46 @@ class Pipe:
 
         drivers/usb/usbip/vudc_transfer.c, transfer(); the rows of tests/test_pipe.py.
         """
+        if self._pace is not None:
+            self._pace()
+            return
         step = self._step_in if self._is_in else self._step_out
         while self.urbs and self.requests:
             step(self.urbs[0], self.requests[0])
 
-    def _step_in(self, urb: Urb, request: Request) -> None:
+    def _step_in(self, urb: Urb, request: Request, limit: int = NO_LIMIT) -> None:
         room = urb.length - urb.actual
         have = request.length - request.actual
-        length = min(room, have)
+        length = min(room, have, limit)
         short = length < self.max_packet_size
         if not short:
             length -= length % self.max_packet_size
+        over = False
+        done = False
         if length:
             start = request.actual
             pieces = request.sg.cut(start, start + length)
-            urb.data = [*urb.data, *pieces] if urb.data else pieces
             request.actual = start + length
             urb.actual += length
+            over = urb.actual == urb.length
+            done = request.actual == request.length and not request.zero
+            if not over and (done or limit != NO_LIMIT):
+                pieces = [memoryview(bytes(piece)) for piece in pieces]
+            urb.data = [*urb.data, *pieces] if urb.data else pieces
         if short:
             # A short packet or ZLP ends both sides. One with more bytes than the host has room
             # for is babble: the host keeps what fits, the function's request is over.
             self._end_both(urb, -errno.EOVERFLOW if have > room else 0, request, None)
             return
-        if request.actual == request.length and not request.zero:
+        if done:
             self._end_request(request, None)
-        if urb.actual == urb.length:
+        if over:
             self._end_urb(urb, 0)
 
-    def _step_out(self, urb: Urb, request: Request) -> None:
+    def _step_out(self, urb: Urb, request: Request, limit: int = NO_LIMIT) -> None:
         room = request.length - request.actual
         have = urb.length - urb.actual
-        length = min(room, have)
+        length = min(room, have, limit)
         short = length < self.max_packet_size
         if not short:
             length -= length % self.max_packet_size

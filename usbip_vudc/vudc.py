@@ -17,14 +17,12 @@ import anyio.abc
 
 from usbip_vudc.cable import Cable
 from usbip_vudc.endpoint0 import Endpoint0
-from usbip_vudc.errors import (
-    LocalProtocolError,
-    RemoteProtocolError,
-    TransferError,
-)
+from usbip_vudc.errors import LocalProtocolError, RemoteProtocolError, TransferError
 from usbip_vudc.function import UDC, Endpoint, Function, Request
-from usbip_vudc.gadget import EndpointSlot, Gadget, InterfaceSlot, Layout
+from usbip_vudc.gadget import EndpointAtSpeed, EndpointSlot, Gadget, InterfaceSlot, Layout
+from usbip_vudc.iso_pipe import IsoPipe
 from usbip_vudc.lives import Lives
+from usbip_vudc.pace import Bus, period
 from usbip_vudc.pipe import Pipe
 from usbip_vudc.standard_requests import StandardRequests
 from usbip_vudc.urb import Landing, Urb
@@ -54,6 +52,7 @@ class _PipeEndpoint(Endpoint):
         self.transfer_type = slot.spec.transfer_type
         self.address = slot.address
         self.max_packet_size = slot.max_packet_size
+        self.bytes_per_interval = slot.bytes_per_interval
         self.interface = interface
         self._udc = udc
         self._pipe = pipe
@@ -71,6 +70,10 @@ class _PipeEndpoint(Endpoint):
         self._pipe.halt()
         self._udc.kick()
 
+    def wedge(self) -> None:
+        self._pipe.wedge()
+        self._udc.kick()
+
     def task_woken(self) -> None:
         self._udc.give_way()
 
@@ -78,11 +81,19 @@ class _PipeEndpoint(Endpoint):
 class UserspaceUDC(UDC):
     """A controller for one gadget at one speed, which one host at a time may plug in.
 
-    ``speed`` defaults to the gadget's ``max_speed``. Raises SchemeError where the gadget cannot
-    exist at that speed.
+    ``speed`` defaults to the gadget's ``max_speed``. With ``pace`` packets move in bus time
+    (pace.py), else as fast as possible. Raises SchemeError where the gadget cannot exist at that
+    speed.
     """
 
-    def __init__(self, gadget: Gadget, *, speed: Speed | None = None, name: str = "vudc") -> None:
+    def __init__(
+        self,
+        gadget: Gadget,
+        *,
+        speed: Speed | None = None,
+        name: str = "vudc",
+        pace: bool = False,
+    ) -> None:
         self.gadget = gadget
         self.name = name
         self.speed = gadget.max_speed if speed is None else speed
@@ -92,6 +103,7 @@ class UserspaceUDC(UDC):
         self._layout: Layout | None = None
         self._alternates: dict[int, int] = {}
         self._pipes: dict[int, Pipe] = {}
+        self._bus = Bus(self.speed, self.kick) if pace else None
         self._lives = Lives(name, on_crash=self.unplug, on_leave=self._leave)
         self._pending: dict[int, tuple[Urb, Pipe]] = {}
         self._control = Endpoint0(self, self._standard, self._on_urb).submit
@@ -145,6 +157,8 @@ class UserspaceUDC(UDC):
         try:
             async with anyio.create_task_group() as tasks:
                 self._lives.open(tasks)
+                if self._bus is not None:
+                    tasks.start_soon(self._bus.run)
                 try:
                     await self._cable.run()
                 except Exception as error:
@@ -210,6 +224,14 @@ class UserspaceUDC(UDC):
         else:
             # Nobody answers on an endpoint that does not exist: three tries, then -EPROTO.
             self._finish(urb, -errno.EPROTO)
+
+    def submit_iso(self, urb: Urb) -> None:
+        """Bring a URB of packets to an isochronous endpoint; another one has no use for it."""
+        pipe = self._pipes.get(urb.endpoint)
+        if pipe is not None and not isinstance(pipe, IsoPipe):
+            self._finish(urb, -errno.EINVAL)  # as usb_submit_urb of the kernel's own exporter
+        else:
+            self.submit(urb)
 
     def unlink(self, seqnum: int) -> bool:
         """Take a pending URB from its pipe; it gets no RET_SUBMIT."""
@@ -312,13 +334,14 @@ class UserspaceUDC(UDC):
         pipe = self._pipes.get(address)
         return pipe.halted if pipe is not None else None
 
-    def set_halt(self, address: int, halted: bool) -> None:
-        """SET_FEATURE or CLEAR_FEATURE(ENDPOINT_HALT) by the host."""
+    def set_halt(self, address: int, halted: bool) -> bool:
+        """SET_FEATURE or CLEAR_FEATURE(ENDPOINT_HALT) by the host; False where there is no halt."""
         pipe = self._pipes[address]
-        if halted:
-            pipe.set_halt()
-        else:
+        if not halted:
             pipe.clear_halt()
+        elif pipe.can_halt:
+            pipe.set_halt()
+        return pipe.can_halt
 
     def bus_reset(self) -> None:
         """Back to the default state (USB 2.0 9.1.1.3)."""
@@ -340,17 +363,26 @@ class UserspaceUDC(UDC):
     def _enable(self, function: Function) -> None:
         endpoints: dict[str, Endpoint] = {}
         for number, slot in self._live_slots():
-            if slot.function is function and _is_carried(slot):
-                pipe = Pipe(
-                    slot.spec.direction,
-                    slot.max_packet_size,
-                    on_urb=self._on_urb,
-                    on_request=self._on_request,
-                )
-                self._pipes[slot.address] = pipe
+            if slot.function is function:
+                pipe = self._pipes[slot.address] = self._pipe(slot)
                 endpoints[slot.spec.role] = _PipeEndpoint(self, slot, number, pipe)
         self._lives.begin(function, endpoints)
         self.give_way()
+
+    def _pipe(self, slot: EndpointSlot) -> Pipe:
+        is_iso = slot.spec.transfer_type == TransferType.ISOCHRONOUS
+        pipe = (IsoPipe if is_iso else Pipe)(
+            slot.spec.direction,
+            slot.bytes_per_interval if is_iso else slot.max_packet_size,
+            on_urb=self._on_urb,
+            on_request=self._on_request,
+            pace=self._bus.attend if self._bus is not None else None,
+        )
+        if self._bus is not None:
+            endpoint = EndpointAtSpeed(slot.spec, self.speed)
+            interval = period(endpoint.transfer_type, endpoint.bInterval, self.speed)
+            self._bus.add(pipe, interval, slot.bytes_per_interval)
+        return pipe
 
     def _disable(self, functions: tuple[Function, ...]) -> None:
         """End runs, and then what they had queued."""
@@ -359,10 +391,7 @@ class UserspaceUDC(UDC):
             self._lives.end(function)
         pipes = [self._pipes.pop(address) for address in addresses if address in self._pipes]
         for pipe in pipes:
+            if self._bus is not None:
+                self._bus.remove(pipe)
             pipe.disable()
         self.give_way()
-
-
-def _is_carried(slot: EndpointSlot) -> bool:
-    """Isochronous endpoints are described and selected, but this controller moves no data there."""
-    return slot.spec.transfer_type != TransferType.ISOCHRONOUS
