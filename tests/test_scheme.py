@@ -17,7 +17,7 @@ from gadgets.serial.profiles import Sink, Stream
 from tests.devices import Scripted
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.function import Function
-from usbip_vudc.gadget import Config, Gadget, KernelFunction, OsDescriptors, Text
+from usbip_vudc.gadget import Config, Gadget, KernelFunction, OsDescriptors, Text, WebUsb
 from usbip_vudc.registry import FUNCTIONS, GADGETS, GadgetOptions, load_gadget
 from usbip_vudc.scheme import dump_scheme, load_scheme, parse_scheme, template
 from usbip_vudc.usb.ch9 import Speed
@@ -58,6 +58,9 @@ def test_everything_a_scheme_can_say(tmp_path: Path) -> None:
         product = { 0x0409 = "Thing", 0x0407 = "Ding" }
         serial = "0042"
         max_speed = "high"
+        bcdUSB = { high = 0x0210, full = 0x0201 }
+        bMaxPacketSize0 = { full = 8 }
+        deliberately_illegal = true
         os_descriptors = { vendor_code = 0xcd, config = 2 }
 
         [[configs]]
@@ -116,6 +119,8 @@ def test_everything_a_scheme_can_say(tmp_path: Path) -> None:
             name="disk", idVendor=0x0525, idProduct=0xA4A5, bcdDevice=0x0212,
             device_class=(0xEF, 2, 1), manufacturer="Acme",
             product={0x0409: "Thing", 0x0407: "Ding"}, serial="0042", max_speed=Speed.HIGH,
+            bcdUSB={Speed.HIGH: 0x0210, Speed.FULL: 0x0201}, bMaxPacketSize0={Speed.FULL: 8},
+            deliberately_illegal=True,
             os_descriptors=OsDescriptors(vendor_code=0xCD, config=2),
             configs=(
                 Config(functions=(acm, disk), name="main", self_powered=False, remote_wakeup=True,
@@ -249,9 +254,19 @@ KERNEL_GADGETS = st.builds(
     manufacturer=TEXTS,
     product=TEXTS,
     serial=TEXTS,
-    max_speed=st.sampled_from([Speed.LOW, Speed.FULL, Speed.HIGH, Speed.SUPER]),
+    max_speed=st.sampled_from([Speed.LOW, *SPEEDS]),
+    bcdUSB=st.dictionaries(st.sampled_from(SPEEDS), st.integers(0, 0xFFFF)),
+    bMaxPacketSize0=st.dictionaries(st.sampled_from(SPEEDS), st.integers(0, 255)),
+    deliberately_illegal=st.booleans(),
     os_descriptors=st.none()
-    | st.builds(OsDescriptors, vendor_code=st.integers(0, 255), signature=WORDS),
+    | st.builds(
+        OsDescriptors,
+        vendor_code=st.integers(0, 255),
+        signature=st.text("MSFT100äx\U0001f4be", max_size=3),
+        versions=st.sampled_from([(1,), (2,), (1, 2)]),
+        windows_version=st.integers(0, 0xFFFFFFFF),
+    ),
+    webusb=st.none() | st.builds(WebUsb, vendor_code=st.integers(0, 255), url=WORDS),
     configs=st.lists(
         st.builds(
             Config,
@@ -259,7 +274,7 @@ KERNEL_GADGETS = st.builds(
             name=TEXTS,
             self_powered=st.booleans(),
             remote_wakeup=st.booleans(),
-            max_power_ma=st.integers(0, 900),
+            max_power_ma=st.integers(0, 2040),
         ),
         min_size=1,
         max_size=3,
@@ -319,7 +334,16 @@ BAD = [
     ("name = 7\n[[configs]]", "name = 7: expected a string"),
     (HEAD + "idVendr = 1\n[[configs]]", "idVendr: unknown key; did you mean idVendor?; there are "
      "name, idVendor, idProduct, bcdDevice, device_class, manufacturer, product, serial, "
-     "max_speed, os_descriptors, configs"),
+     "max_speed, bcdUSB, bMaxPacketSize0, deliberately_illegal, os_descriptors, webusb, "
+     "configs"),
+    (HEAD + "bcdUSB = 0x0210\n[[configs]]", "bcdUSB = 528: expected numbers from 0 to 0xffff by "
+     "speed (low, full, high, super), as { low = ... }"),
+    (HEAD + "bMaxPacketSize0 = { warp = 8 }\n[[configs]]",
+     "bMaxPacketSize0 = {'warp': 8}: expected numbers"),
+    (HEAD + "bMaxPacketSize0 = { full = 512 }\n[[configs]]",
+     "gadget g: bMaxPacketSize0 512 at full speed: expected 0 to 255"),
+    (HEAD + "deliberately_illegal = 'yes'\n[[configs]]",
+     "deliberately_illegal = 'yes': expected true or false"),
     (HEAD + "bcdDevice = 65536\n[[configs]]",
      "bcdDevice = 65536: expected a number from 0 to 0xffff"),
     (HEAD + "bcdDevice = true\n[[configs]]",
@@ -337,21 +361,25 @@ BAD = [
      "os_descriptors.vendor_code = 300: expected a number from 0 to 255"),
     (HEAD + "os_descriptors = { vendor_code = 3, config = 2 }\n[[configs]]",
      "gadget g: os_descriptors: config 2: expected 1 to 1"),
-    (CONFIG + "max_power_ma = 1000",
-     "configs[0].max_power_ma = 1000: expected a number from 0 to 900"),
+    (CONFIG + "max_power_ma = 2041",
+     "configs[0].max_power_ma = 2041: expected a number from 0 to 0x7f8"),
     (CONFIG + "self_powered = 1", "configs[0].self_powered = 1: expected true or false"),
     (CONFIG + "function = []", "configs[0].function: unknown key; did you mean functions?"),
-    (FUNCTION, "configs[0].functions[0] has no function: expected one of type (acm, generic, "
-     "mass_storage), kernel (a function of the kernel), same_as"),
+    (FUNCTION, f"configs[0].functions[0] has no function: expected one of type "
+     f"({', '.join(FUNCTIONS)}), kernel (a function of the kernel), same_as"),
     (FUNCTION + "type = 'acm'\nkernel = 'acm'",
      "configs[0].functions[0] has type and kernel: expected one of"),
-    (FUNCTION + "type = 'amc'", "configs[0].functions[0].type = 'amc': expected one of acm, "
-     "generic, mass_storage; did you mean acm?"),
+    (FUNCTION + "type = 'amc'", f"configs[0].functions[0].type = 'amc': expected one of "
+     f"{', '.join(FUNCTIONS)}; did you mean acm?"),
     (FUNCTION + "type = 'acm'\nprofil = 'echo'",
      "configs[0].functions[0].profil: unknown key; did you mean profile?; there are type, "
-     "profile, dsr_follows_dtr"),
-    (FUNCTION + "type = 'acm'\nprofile = 'modem'",
-     "configs[0].functions[0].profile = 'modem': expected one of echo, sink, source"),
+     "profile, back_pressure, zlp, baud_paced, wait_for_dtr, dsr_follows_dtr"),
+    (FUNCTION + "type = 'acm'\nprofile = 'moden:1'",
+     "configs[0].functions[0].profile = 'moden:1': expected one of echo, sink[:SEED], source"),
+    (FUNCTION + "type = 'acm'\nback_pressure = 'block'",
+     "configs[0].functions[0].back_pressure = 'block': expected one of nak, drop-oldest, drop-new"),
+    (FUNCTION + "type = 'generic'\nwait_for_dtr = true",
+     "configs[0].functions[0].wait_for_dtr: unknown key"),
     (FUNCTION + "type = 'generic'\nluns = []", "functions[0].luns: unknown key; there are type, "
      "profile"),
     (FUNCTION + "same_as = 'configs[1].functions[0]'",

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from tests.devices import Scripted, gadget
+from usbip_vudc.function import AltSetting, EndpointSpec, Function, InterfaceSpec
 from usbip_vudc.gadget import Config, Gadget
-from usbip_vudc.standard_requests import StandardRequests
+from usbip_vudc.standard_requests import ExitLatency, StandardRequests
 from usbip_vudc.usb.ch9 import SetupPacket, Speed
 from usbip_vudc.vudc import UserspaceUDC
 
@@ -22,8 +23,35 @@ def device(speed: Speed = Speed.HIGH, *, remote_wakeup: bool = False) -> Standar
     return StandardRequests(udc.description, udc)
 
 
-def ask(requests: StandardRequests, *fields: int) -> bytes | None:
-    return requests.answer(SetupPacket(*fields))
+def ask(requests: StandardRequests, *fields: int, data: bytes = b"") -> bytes | None:
+    return requests.answer(SetupPacket(*fields), data)
+
+
+class Isochronous(Function):
+    """Isochronous endpoints each way in alternate setting 1, and a second interface."""
+
+    name = "isochronous"
+
+    def __init__(self) -> None:
+        pair = (EndpointSpec.iso_in("in"), EndpointSpec.iso_out("out"))
+        settings = (AltSetting(), AltSetting(endpoints=pair))
+        self.interfaces = (
+            InterfaceSpec(role="data", bInterfaceClass=0xFF, alternates=settings),
+            InterfaceSpec(role="more", bInterfaceClass=0xFF, alternates=(AltSetting(),)),
+        )
+
+    async def run(self, endpoints: object) -> None:
+        """Nothing is asked of it."""
+
+
+def isochronous(speed: Speed = Speed.HIGH, *, remote_wakeup: bool = False) -> StandardRequests:
+    """A device with that function, in alternate setting 1."""
+    config = Config(functions=(Isochronous(),), remote_wakeup=remote_wakeup)
+    udc = UserspaceUDC(Gadget(name="i", idVendor=1, idProduct=2, configs=(config,)), speed=speed)
+    requests = StandardRequests(udc.description, udc)
+    assert ask(requests, 0x00, 9, 1, 0, 0) == b""
+    assert ask(requests, 0x01, 11, 1, 0, 0) == b""
+    return requests
 
 
 def configured(speed: Speed = Speed.HIGH, **options: bool) -> StandardRequests:
@@ -63,7 +91,13 @@ TABLE: list[tuple[str, Callable[[], StandardRequests], tuple[int, ...], bytes | 
     ("SET_SEL at high speed", configured, (0x00, 48, 0, 0, 6), STALL),
     ("SET_ISOCH_DELAY at high speed", device, (0x00, 49, 40, 0, 0), STALL),
     ("SET_DESCRIPTOR", configured, (0x00, 7, 0x0100, 0, 18), STALL),
-    ("SYNCH_FRAME", configured, (0x82, 12, 0, 0x81, 2), STALL),
+    ("SET_FEATURE TEST_MODE", configured, (0x00, 3, 2, 0x0400, 0), STALL),
+    ("SET_FEATURE interface at high speed", configured, (0x01, 3, 0, 0, 0), STALL),
+    ("SYNCH_FRAME of a bulk endpoint", configured, (0x82, 12, 0, 0x81, 2), STALL),
+    ("SYNCH_FRAME of an isochronous endpoint", isochronous, (0x82, 12, 0, 0x81, 2), b"\0\0"),
+    ("GET_STATUS of an isochronous endpoint", isochronous, (0x82, 0, 0, 0x81, 2), b"\0\0"),
+    ("SET_FEATURE halt of an isochronous one", isochronous, (0x02, 3, 0, 0x81, 0), STALL),
+    ("GET_STATUS PTM", configured, (0x80, 0, 1, 0, 4), STALL),
     ("GET_DESCRIPTOR interface", configured, (0x80, 6, 0x0400, 0, 9), STALL),
     ("GET_DESCRIPTOR configuration 1", device, (0x80, 6, 0x0201, 0, 9), STALL),
     ("GET_DESCRIPTOR BOS at high speed", device, (0x80, 6, 0x0F00, 0, 5), STALL),
@@ -129,13 +163,54 @@ def test_remote_wakeup_is_reported_where_offered() -> None:
 def test_super_speed_requests() -> None:
     requests = device(Speed.SUPER)
     assert ask(requests, 0x00, 49, 40, 0, 0) == b""
-    assert ask(requests, 0x00, 48, 0, 0, 6) == b""
     assert ask(requests, 0x00, 3, 48, 0, 0) is STALL, "U1 only once configured"
     ask(requests, 0x00, 9, 1, 0, 0)
     assert ask(requests, 0x00, 3, 48, 0, 0) == b""
     assert ask(requests, 0x80, 0, 0, 0, 2) == b"\5\0"
+    assert ask(requests, 0x00, 3, 49, 0, 0) == b""
+    assert ask(requests, 0x80, 0, 0, 0, 2) == b"\x0d\0"
+    assert ask(requests, 0x00, 1, 48, 0, 0) == b""
+    assert ask(requests, 0x80, 0, 0, 0, 2) == b"\x09\0"
+    assert ask(requests, 0x00, 3, 50, 0, 0) is STALL, "LTM, which our BOS does not offer"
+    assert ask(requests, 0x00, 3, 1, 0, 0) is STALL, "remote wakeup is of functions here"
     assert ask(requests, 0x01, 3, 0, 0, 0) == b"", "FUNCTION_SUSPEND"
     assert ask(requests, 0x80, 6, 0x0600, 0, 10) is STALL, "no qualifier at SuperSpeed"
+
+
+def test_exit_latencies_are_kept_until_a_reset() -> None:
+    requests = device(Speed.SUPER)
+    latencies = bytes((10, 20, 0x2C, 1, 0x90, 1))
+    assert ask(requests, 0x00, 48, 0, 0, 6, data=latencies) == b""
+    assert ask(requests, 0x00, 49, 40, 0, 0) == b""
+    assert (requests.exit_latency, requests.isoch_delay_ns) == (ExitLatency(10, 20, 300, 400), 40)
+    assert ask(requests, 0x00, 48, 0, 0, 5, data=latencies[:5]) is STALL
+    assert ask(requests, 0x00, 48, 0, 0, 0) is STALL
+    assert ask(requests, 0x00, 49, 40, 1, 0) is STALL
+    requests.reset()
+    assert (requests.exit_latency, requests.isoch_delay_ns) == (None, 0)
+
+
+def test_a_function_may_wake_a_host_of_super_speed_by_its_first_interface() -> None:
+    requests = isochronous(Speed.SUPER, remote_wakeup=True)
+    status = (0x81, 0, 0, 0, 2)
+    assert ask(requests, *status) == b"\1\0", "it could"
+    assert ask(requests, 0x01, 3, 0, 0x0300, 0) == b""
+    assert ask(requests, *status) == b"\3\0", "it may"
+    assert ask(requests, 0x81, 0, 0, 1, 2) == b"\0\0", "the first one speaks for all"
+    assert ask(requests, 0x01, 3, 0, 0x0301, 0) is STALL
+    assert ask(requests, 0x01, 3, 0, 0x0400, 0) is STALL, "a reserved option"
+    assert ask(requests, 0x01, 1, 0, 0, 0) == b""
+    assert ask(requests, *status) == b"\1\0"
+    ask(requests, 0x01, 3, 0, 0x0200, 0)
+    ask(requests, 0x00, 9, 1, 0, 0)
+    assert ask(requests, *status) == b"\1\0", "a new configuration begins anew"
+
+
+def test_a_function_that_cannot_wake_its_host_is_not_told_to() -> None:
+    requests = isochronous(Speed.SUPER)
+    assert ask(requests, 0x81, 0, 0, 0, 2) == b"\0\0"
+    assert ask(requests, 0x01, 3, 0, 0x0200, 0) is STALL
+    assert ask(requests, 0x01, 3, 0, 0x0100, 0) == b"", "but it may be suspended"
 
 
 def test_bos_at_super_speed() -> None:

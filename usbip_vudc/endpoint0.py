@@ -1,7 +1,9 @@
 """Endpoint 0 of the userspace UDC: a control URB comes in, and completes at once with its answer.
 
 Standard requests are answered by standard_requests.py, class and vendor requests by the function
-that they name. What is configured, and what runs, the device knows.
+that they name, as are descriptors that belong to an interface (HID 7.1.1); but for the vendor
+requests of the gadget itself, whose replies stand in its description. What is configured, and what
+runs, the device knows.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 from usbip_vudc.function import ControlRequest, Function
-from usbip_vudc.gadget import EndpointSlot, InterfaceSlot
 from usbip_vudc.standard_requests import DeviceState, StandardRequests
 from usbip_vudc.urb import Urb
 from usbip_vudc.usb.ch9 import Direction, Recipient, RequestType, SetupPacket, StandardRequest
 
 if TYPE_CHECKING:
+    from usbip_vudc.gadget import Description
     from usbip_vudc.sglist import Buffer
 
 __all__ = ("Device", "Endpoint0")
@@ -27,6 +29,9 @@ log = logging.getLogger(__name__)
 _MAX_REMEMBERED: Final = 256
 """Descriptor requests whose replies are kept; a hostile host could ask for 65536 lengths."""
 
+_INTERFACE_DESCRIPTOR: Final = (0x81, StandardRequest.GET_DESCRIPTOR)
+"""The one standard request that the framework leaves to a class: a HID report descriptor, say."""
+
 _PORT_RESET: Final = (0x23, 3, 4)
 """SetPortFeature(PORT_RESET): a USB/IP host asks for a bus reset (drivers/usb/usbip/stub_rx.c)."""
 
@@ -35,16 +40,11 @@ class Device(DeviceState, Protocol):
     """What endpoint 0 asks of its device besides."""
 
     name: str
+    description: Description
 
     @property
     def functions(self) -> tuple[Function, ...]:
         """Those of the selected configuration, none without one."""
-
-    def interface(self, number: int) -> InterfaceSlot | None:
-        """An interface of the selected configuration; None where there is no such one."""
-
-    def endpoint(self, address: int) -> EndpointSlot | None:
-        """An endpoint of the current alternate settings; None where there is no such one."""
 
     def bus_reset(self) -> None:
         """Back to the default state."""
@@ -59,6 +59,7 @@ class Endpoint0:
         self._device = device
         self._standard = standard
         self._on_urb = on_urb
+        self._replies = device.description.vendor_replies
         self._descriptors: dict[bytes, memoryview] = {}
 
     def submit(self, urb: Urb) -> None:
@@ -98,10 +99,14 @@ class Endpoint0:
         if setup.wLength and is_in != bool(setup.bmRequestType & Direction.IN):
             return None
         if setup.type == RequestType.STANDARD:
-            return self._standard.answer(setup)
-        if (setup.bmRequestType, setup.bRequest, setup.wValue) == _PORT_RESET:
+            if (setup.bmRequestType, setup.bRequest) != _INTERFACE_DESCRIPTOR:
+                return self._standard.answer(setup, urb.payload)
+        elif (setup.bmRequestType, setup.bRequest, setup.wValue) == _PORT_RESET:
             self._device.bus_reset()
             return b""
+        request = (setup.bmRequestType, setup.bRequest, setup.wValue, setup.wIndex)
+        if request in self._replies:
+            return self._replies[request]
         try:
             return self._class_request(ControlRequest(setup, bytes(urb.payload)))
         except Exception:

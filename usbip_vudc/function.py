@@ -8,30 +8,27 @@ it the Endpoints while a configuration is selected. Nothing here knows a socket,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, TypedDict, Unpack
 
 import anyio
 import anyio.to_thread
 
-from usbip_vudc.errors import TransferError
+from usbip_vudc.errors import SchemeError, TransferError
 from usbip_vudc.sglist import Buffer, SGList
 from usbip_vudc.usb.ch9 import Direction, SetupPacket, Speed, TransferType
 
 __all__ = (
     "UDC",
     "AltSetting",
-    "Blocking",
     "ClassDescriptor",
     "ControlRequest",
-    "Conversation",
     "Endpoint",
     "EndpointSpec",
     "Function",
     "InterfaceSpec",
     "Request",
-    "converse",
 )
 
 
@@ -45,31 +42,106 @@ class ClassDescriptor(Protocol):
         """The bytes, given bInterfaceNumber of each interface role of the function."""
 
 
+class _EndpointOptions(TypedDict, total=False):
+    """What an endpoint may be given besides; `EndpointSpec` says what each is."""
+
+    bInterval: Mapping[Speed, int]
+    max_packet_size: Mapping[Speed, int]
+    max_burst: int
+    mult: int
+    number: int | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSpec:
     """An endpoint by role. The UDC picks the address; the speed picks what is not given here.
 
-    ``interval_ms`` is the polling period of an interrupt or isochronous endpoint, in ms.
+    ``interval_ms`` is the polling period of an interrupt or isochronous endpoint, in ms;
+    ``bInterval``, by speed, is that byte itself where it must be just so.
     ``max_packet_size`` in bytes, by speed, where it differs from the speed's own default.
-    ``max_burst`` is bMaxBurst at SuperSpeed: packets in a burst less one.
+    ``max_burst`` is bMaxBurst at SuperSpeed: packets in a burst less one. ``mult`` is the number
+    of packets (high speed, periodic) or bursts (SuperSpeed, isochronous) of one service interval
+    less one. ``number`` is the endpoint number that a host expects; only the userspace UDC can
+    promise one, FunctionFS lets the kernel's controller choose.
     """
 
     role: str
     direction: Direction
     transfer_type: TransferType
     interval_ms: float = 0
+    bInterval: Mapping[Speed, int] = field(default_factory=dict)
     max_packet_size: Mapping[Speed, int] = field(default_factory=dict)
     max_burst: int = 0
+    mult: int = 0
+    number: int | None = None
+
+    def __post_init__(self) -> None:
+        where = f"endpoint {self.role}"
+        if self.number is not None and not 1 <= self.number <= 15:
+            raise SchemeError(f"{where}: number {self.number}: expected 1 to 15 (USB 2.0 9.6.6)")
+        for name, value, most in (
+            ("mult", self.mult, 3),
+            ("max_burst", self.max_burst, 0xFF),
+            *(("bInterval", value, 0xFF) for value in self.bInterval.values()),
+            *(("max_packet_size", value, 0xFFFF) for value in self.max_packet_size.values()),
+        ):
+            if not 0 <= value <= most:  # no descriptor could say it, not even an illegal one
+                raise SchemeError(f"{where}: {name} {value}: expected 0 to {most}")
 
     @classmethod
-    def bulk_in(cls, role: str) -> Self:
+    def bulk_in(cls, role: str, **options: Unpack[_EndpointOptions]) -> Self:
         """A bulk endpoint to the host."""
-        return cls(role=role, direction=Direction.IN, transfer_type=TransferType.BULK)
+        return cls._of(role, Direction.IN, TransferType.BULK, 0, options)
 
     @classmethod
-    def bulk_out(cls, role: str) -> Self:
+    def bulk_out(cls, role: str, **options: Unpack[_EndpointOptions]) -> Self:
         """A bulk endpoint from the host."""
-        return cls(role=role, direction=Direction.OUT, transfer_type=TransferType.BULK)
+        return cls._of(role, Direction.OUT, TransferType.BULK, 0, options)
+
+    @classmethod
+    def interrupt_in(
+        cls, role: str, *, interval_ms: float = 10, **options: Unpack[_EndpointOptions]
+    ) -> Self:
+        """An interrupt endpoint to the host, polled every ``interval_ms``."""
+        return cls._of(role, Direction.IN, TransferType.INTERRUPT, interval_ms, options)
+
+    @classmethod
+    def interrupt_out(
+        cls, role: str, *, interval_ms: float = 10, **options: Unpack[_EndpointOptions]
+    ) -> Self:
+        """An interrupt endpoint from the host, served every ``interval_ms``."""
+        return cls._of(role, Direction.OUT, TransferType.INTERRUPT, interval_ms, options)
+
+    @classmethod
+    def iso_in(
+        cls, role: str, *, interval_ms: float = 1, **options: Unpack[_EndpointOptions]
+    ) -> Self:
+        """An isochronous endpoint to the host, one service interval every ``interval_ms``."""
+        return cls._of(role, Direction.IN, TransferType.ISOCHRONOUS, interval_ms, options)
+
+    @classmethod
+    def iso_out(
+        cls, role: str, *, interval_ms: float = 1, **options: Unpack[_EndpointOptions]
+    ) -> Self:
+        """An isochronous endpoint from the host, one service interval every ``interval_ms``."""
+        return cls._of(role, Direction.OUT, TransferType.ISOCHRONOUS, interval_ms, options)
+
+    @classmethod
+    def _of(
+        cls,
+        role: str,
+        direction: Direction,
+        transfer_type: TransferType,
+        interval_ms: float,
+        options: _EndpointOptions,
+    ) -> Self:
+        return cls(
+            role=role,
+            direction=direction,
+            transfer_type=transfer_type,
+            interval_ms=interval_ms,
+            **options,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +218,11 @@ class Endpoint(ABC):
     """One endpoint of a live configuration, as its function sees it.
 
     ``address`` is bEndpointAddress, ``max_packet_size`` is in bytes, ``interface`` is the
-    bInterfaceNumber that it belongs to; all as the UDC chose them.
+    bInterfaceNumber that it belongs to; all as the UDC chose them. ``bytes_per_interval`` is what
+    a periodic endpoint may move in one service interval, in bytes, and 0 for a bulk one.
+
+    A request on an isochronous endpoint is the data of one service interval, no more than
+    ``bytes_per_interval`` (the kernel's UDCs say the same); it has no ZLP and no halt.
     """
 
     role: str
@@ -154,6 +230,7 @@ class Endpoint(ABC):
     transfer_type: TransferType
     address: int
     max_packet_size: int
+    bytes_per_interval: int = 0
     interface: int
 
     @abstractmethod
@@ -176,6 +253,15 @@ class Endpoint(ABC):
 
         Raises LocalProtocolError while IN requests are queued (the kernel: -EAGAIN).
         """
+
+    def wedge(self) -> None:
+        """Halt it so that the host's CLEAR_FEATURE does not help, until `halt` makes it a halt.
+
+        The kernel's usb_ep_set_wedge; raises as `halt`. FunctionFS has no such call: there it is
+        halted again and again, and the host may see the endpoint NAK for an instant. A controller
+        that can do neither halts.
+        """
+        self.halt()
 
     async def submit(self, data: Request | SGList | Buffer, *, zero: bool = False) -> int:
         """Queue a request and wait until the host has taken or filled it; bytes moved.
@@ -234,11 +320,21 @@ class Function(ABC):
     its host driver copes with that: for a controller that cannot send them (FunctionFS takes no
     CS_INTERFACE descriptor). The roles of its endpoints are the same. None where there is no
     such form.
+
+    ``device_requests`` says that it answers vendor requests to the device as a whole, beside
+    those to its interfaces and endpoints: FunctionFS brings them only to functions that ask.
     """
 
     name: ClassVar[str]
+    device_requests: ClassVar[bool] = False
     interfaces: Sequence[InterfaceSpec]
     plain_interfaces: Sequence[InterfaceSpec] | None = None
+
+    def selected(self) -> None:  # noqa: B027 - a function without such state leaves it empty
+        """The host has selected it anew, and has asked nothing yet: forget what the last one set.
+
+        `run` follows soon, but a host's next request may be quicker.
+        """
 
     @abstractmethod
     async def run(self, endpoints: Mapping[str, Endpoint]) -> None:
@@ -254,10 +350,21 @@ class Function(ABC):
     def setup(self, request: ControlRequest) -> Buffer | None:  # noqa: ARG002 - for overriders
         """Answer a class or vendor request, without waiting.
 
+        One standard request comes here too: GET_DESCRIPTOR with the interface as its recipient
+        (bmRequestType 0x81), as hosts ask for the report descriptor of a HID interface.
+
         Return the bytes of the IN data stage (cut to wLength for you), or b"" to acknowledge
         an OUT request. None stalls, so what is not handled is refused.
         """
         return None
+
+    def refuses(self, setup: SetupPacket) -> bool:  # noqa: ARG002 - for overriders
+        """Whether an OUT request is refused whatever its data are, so that none are taken.
+
+        For a controller that acknowledges data as it takes them, as FunctionFS does: by the time
+        of `setup` it is too late there. Where this says yes, `setup` returns None as well.
+        """
+        return False
 
 
 class UDC(ABC):
@@ -268,107 +375,3 @@ class UDC(ABC):
     @abstractmethod
     def unplug(self) -> None:
         """Disconnect from the host. Every request completes with EndpointDisabled."""
-
-
-# --- conversations: functions that only wait for requests --------------------------------------
-
-
-@dataclass(slots=True)
-class Blocking:
-    """Yielded by a conversation: run ``work`` in a thread (fsync, say) and send its result."""
-
-    work: Callable[[], object]
-
-
-Conversation = Generator["Request | Blocking", object, None]
-"""A generator that yields what it waits for: a queued Request, or Blocking work.
-
-It is resumed with the Request (look at ``actual``), or the TransferError is raised in it.
-"""
-
-
-async def converse(conversation: Conversation) -> None:
-    """Drive a conversation to its end, each step run by the completion that it waited for.
-
-    A step costs no task switch, which is what makes one command of a disk cheap (an anyio task
-    that waits on an Event pays about 10 us for every wake). On cancellation the generator is
-    closed; it withdraws nothing itself, since the UDC has then disabled its endpoints.
-    """
-    driver = _Driver(conversation)
-    try:
-        driver.resume(None)
-        while True:
-            await driver.attention.wait()
-            driver.attention = anyio.Event()
-            if driver.ended:
-                break
-            await driver.run_blocking()
-    finally:
-        driver.close()
-    if driver.failure is not None:
-        raise driver.failure
-
-
-class _Driver:
-    """Steps one conversation; wakes its `converse` task only to end or to do blocking work."""
-
-    __slots__ = ("_conversation", "attention", "blocking", "ended", "failure")
-
-    def __init__(self, conversation: Conversation) -> None:
-        self._conversation = conversation
-        self.attention = anyio.Event()
-        self.blocking: Blocking | None = None
-        self.ended = False
-        self.failure: BaseException | None = None
-
-    def resume(self, request: Request | None) -> None:
-        """Run the generator until it waits for something that is not done yet."""
-        if self.ended:
-            return
-        if request is None:
-            self._step(None, None)
-        else:
-            request.on_complete = None
-            self._step(request, request.error)
-
-    def _step(self, outcome: object, error: BaseException | None) -> None:
-        while True:
-            try:
-                if error is None:
-                    waiting = self._conversation.send(outcome)
-                else:
-                    waiting = self._conversation.throw(error)
-            except StopIteration:
-                return self._end(None)
-            except BaseException as failure:
-                return self._end(failure)
-            if isinstance(waiting, Blocking):
-                self.blocking = waiting
-                self.attention.set()
-                return None
-            if not waiting.done:
-                waiting.on_complete = self.resume
-                return None
-            outcome, error = waiting, waiting.error
-
-    async def run_blocking(self) -> None:
-        """Do the work that the conversation waits for, off the event loop, and resume it."""
-        blocking, self.blocking = self.blocking, None
-        if blocking is None:
-            return
-        outcome: object = None
-        error: BaseException | None = None
-        try:
-            outcome = await anyio.to_thread.run_sync(blocking.work)
-        except OSError as failure:
-            error = failure
-        self._step(outcome, error)
-
-    def _end(self, failure: BaseException | None) -> None:
-        self.ended = True
-        self.failure = failure
-        self.attention.set()
-
-    def close(self) -> None:
-        self.ended = True
-        self._conversation.close()

@@ -9,9 +9,10 @@ from typing import Final
 
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.function import Function
-from usbip_vudc.gadget import Config, Gadget, KernelFunction, OsDescriptors
+from usbip_vudc.gadget import MAX_POWER_MA, Config, Gadget, KernelFunction
 from usbip_vudc.registry import FUNCTIONS
 from usbip_vudc.scheme.functions import function_scheme
+from usbip_vudc.scheme.platforms import read_os_descriptors, read_webusb
 from usbip_vudc.scheme.table import Table
 from usbip_vudc.usb.ch9 import Speed
 
@@ -63,7 +64,8 @@ def parse_scheme(
 def _gadget(table: Table) -> Gadget:
     table.expect(
         "name", "idVendor", "idProduct", "bcdDevice", "device_class", "manufacturer", "product",
-        "serial", "max_speed", "os_descriptors", "configs",
+        "serial", "max_speed", "bcdUSB", "bMaxPacketSize0", "deliberately_illegal",
+        "os_descriptors", "webusb", "configs",
     )  # fmt: skip
     triple = table.integers("device_class", 3, 0xFF)
     functions: _Functions = {}
@@ -81,20 +83,13 @@ def _gadget(table: Table) -> Gadget:
             product=table.strings("product"),
             serial=table.strings("serial"),
             max_speed=table.choice("max_speed", _SPEEDS, "super"),
-            os_descriptors=_os_descriptors(table.table("os_descriptors")),
+            bcdUSB=table.by_speed("bcdUSB", _SPEEDS, 0xFFFF),
+            bMaxPacketSize0=table.by_speed("bMaxPacketSize0", _SPEEDS, 0xFFFF),
+            deliberately_illegal=table.flag("deliberately_illegal", False),
+            os_descriptors=read_os_descriptors(table.table("os_descriptors")),
+            webusb=read_webusb(table.table("webusb")),
             configs=tuple(_config(config, functions) for config in configs),
         )
-
-
-def _os_descriptors(table: Table | None) -> OsDescriptors | None:
-    if table is None:
-        return None
-    table.expect("vendor_code", "signature", "config")
-    return OsDescriptors(
-        vendor_code=table.integer("vendor_code", None, 0, 0xFF),
-        signature=table.text("signature", "MSFT100"),
-        config=table.integer("config", 1, 1, 255),
-    )
 
 
 def _config(table: Table, functions: _Functions) -> Config:
@@ -110,7 +105,7 @@ def _config(table: Table, functions: _Functions) -> Config:
         name=table.strings("name"),
         self_powered=table.flag("self_powered", True),
         remote_wakeup=table.flag("remote_wakeup", False),
-        max_power_ma=table.integer("max_power_ma", 100, 0, 900),
+        max_power_ma=table.integer("max_power_ma", 100, 0, MAX_POWER_MA),
     )
 
 

@@ -110,6 +110,18 @@ class Table:
             raise self.error(key, expected)
         return numbers
 
+    def by_speed(self, key: str, speeds: Mapping[str, _E], high: int) -> dict[_E, int]:
+        """Numbers from 0 to ``high`` by speed, such as { full = 8 }; none where it is not there."""
+        values = self.values.get(key, {})
+        shown = f"{{ {next(iter(speeds))} = ... }}"
+        expected = f"numbers from 0 to {high:#x} by speed ({', '.join(speeds)}), as {shown}"
+        if not isinstance(values, dict):
+            raise self.error(key, expected)
+        for word, value in values.items():
+            if word not in speeds or type(value) is not int or not 0 <= value <= high:
+                raise self.error(key, expected)
+        return {speeds[word]: value for word, value in values.items()}
+
     def size(self, key: str) -> int | None:
         """Bytes, as a number or as text like 64M; None where it is not there."""
         value = self.values.get(key)

@@ -13,16 +13,19 @@ from typing import Final
 import tomli_w
 
 from usbip_vudc.function import Function
-from usbip_vudc.gadget import Config, Gadget, KernelFunction, Text
+from usbip_vudc.gadget import Config, Gadget, KernelFunction, OsDescriptors, Text
 from usbip_vudc.registry import FUNCTIONS
 from usbip_vudc.scheme.functions import function_scheme
+from usbip_vudc.scheme.platforms import feature_keys, os_descriptor_keys
+from usbip_vudc.usb.ch9 import Speed
 
 __all__ = ("dump_scheme", "template")
 
 _WIDTH: Final = 100
 
 _HEX_DIGITS: Final = {
-    "idVendor": 4, "idProduct": 4, "bcdDevice": 4, "vendor_code": 2, "device_class": 2,
+    "idVendor": 4, "idProduct": 4, "bcdDevice": 4, "bcdUSB": 4, "vendor_code": 2,
+    "device_class": 2, "windows_version": 8,
 }  # fmt: skip
 """Numbers that are written as their specifications write them."""
 
@@ -61,6 +64,29 @@ _FOOTER: Final = """
 #
 # device_class = [0xef, 2, 1]
 # os_descriptors = { vendor_code = 0xcd, signature = "MSFT100", config = 1 }
+#
+# or, with what Windows is to take a function of usbip-vudc for (2.0 stands in the BOS: `serve`
+# only), and the page that a browser offers (WebUSB):
+#
+# webusb = { vendor_code = 0x22, url = "https://example.org/device" }
+#
+# [os_descriptors]
+# vendor_code = 0xcd
+# versions = [1, 2]
+#
+# [[os_descriptors.features]]
+# function = 0
+# compatible_id = "WINUSB"
+#
+# [os_descriptors.features.properties]
+# DeviceInterfaceGUIDs = ["{01234567-89ab-cdef-0123-456789abcdef}"]
+#
+# So are the values that follow from the speed, where they are to be others: 0x0210 brings a BOS
+# with link power management, and what USB forbids is served only to test a host with.
+#
+# bcdUSB = { high = 0x0210 }
+# bMaxPacketSize0 = { full = 8 }
+# deliberately_illegal = true
 """
 
 
@@ -101,13 +127,32 @@ class _Writer:
             product=_text(gadget.product),
             serial=_text(gadget.serial),
             max_speed=gadget.max_speed.word,
+            bcdUSB=_by_speed(gadget.bcdUSB),
+            bMaxPacketSize0=_by_speed(gadget.bMaxPacketSize0),
+            deliberately_illegal=gadget.deliberately_illegal or None,
         )
-        os_descriptors = gadget.os_descriptors
-        if os_descriptors is not None:
-            keys = ("vendor_code", "signature", "config")
-            yield from self._keys(os_descriptors={k: getattr(os_descriptors, k) for k in keys})
+        webusb = gadget.webusb
+        if webusb is not None:
+            yield from self._keys(webusb={"vendor_code": webusb.vendor_code, "url": webusb.url})
+        if gadget.os_descriptors is not None:
+            yield from self._os_descriptors(gadget.os_descriptors)
         for number, config in enumerate(gadget.configs):
             yield from self._config(config, f"configs[{number}]")
+
+    def _os_descriptors(self, ours: OsDescriptors) -> Iterator[str]:
+        if not ours.features:
+            yield from self._keys(os_descriptors=os_descriptor_keys(ours))
+            return
+        yield from ("", "[os_descriptors]")
+        yield from self._keys(**os_descriptor_keys(ours))
+        for place, features in sorted(ours.features.items()):
+            yield from ("", "[[os_descriptors.features]]")
+            yield from self._keys(**feature_keys(place, features))
+            if features.properties:
+                yield from ("", "[os_descriptors.features.properties]")
+            for name, value in features.properties.items():
+                shown = {"hex": value.hex(" ")} if isinstance(value, bytes) else value
+                yield f"{_key(name)} = {_value(shown)}"
 
     def _config(self, config: Config, path: str) -> Iterator[str]:
         yield ""
@@ -160,6 +205,10 @@ def _text(text: Text) -> object:
     )
 
 
+def _by_speed(values: Mapping[Speed, int]) -> dict[str, int] | None:
+    return {speed.word: values[speed] for speed in sorted(values)} or None
+
+
 def _assignment(key: str, value: object) -> Iterator[str]:
     line = f"{_key(key)} = {_value(value, _HEX_DIGITS.get(key, 0))}"
     if len(line) <= _WIDTH or not isinstance(value, list):
@@ -177,7 +226,8 @@ def _key(key: str) -> str:
 def _value(value: object, hex_digits: int = 0) -> str:
     """One value on one line."""
     if isinstance(value, Mapping):
-        inner = (f"{_key(k)} = {_value(v, _HEX_DIGITS.get(k, 0))}" for k, v in value.items())
+        digits = {**dict.fromkeys(value, hex_digits), **_HEX_DIGITS}
+        inner = (f"{_key(k)} = {_value(v, digits[k])}" for k, v in value.items())
         return f"{{ {', '.join(inner)} }}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{', '.join(_value(item, hex_digits) for item in value)}]"

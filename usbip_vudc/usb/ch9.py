@@ -223,25 +223,27 @@ def _setup(data: bytes) -> SetupPacket:
     return SetupPacket(*_SETUP.unpack(data))
 
 
-# The largest wMaxPacketSize that each speed allows, and the one a gadget uses unless told
-# otherwise. USB 2.0 5.5.3, 5.6.3, 5.7.3, 5.8.3; USB 3.2 table 9-26.
+# What a gadget uses unless told otherwise: the largest wMaxPacketSize that each speed allows, but
+# for interrupt endpoints, whose default alternate setting may have 64 at most. USB 2.0 5.6.3,
+# 5.7.3, 5.8.3; USB 3.2 table 9-26. Bulk and isochronous endpoints are illegal at low speed; whoever
+# has them there all the same has the largest packet of the speed.
 _DEFAULT_MAX_PACKET: Final = {
-    TransferType.BULK: {Speed.FULL: 64, Speed.HIGH: 512, Speed.SUPER: 1024},
+    TransferType.BULK: {Speed.LOW: 8, Speed.FULL: 64, Speed.HIGH: 512, Speed.SUPER: 1024},
     TransferType.INTERRUPT: {Speed.LOW: 8, Speed.FULL: 64, Speed.HIGH: 64, Speed.SUPER: 64},
-    TransferType.ISOCHRONOUS: {Speed.FULL: 1023, Speed.HIGH: 1024, Speed.SUPER: 1024},
+    TransferType.ISOCHRONOUS: {Speed.LOW: 8, Speed.FULL: 1023, Speed.HIGH: 1024, Speed.SUPER: 1024},
 }
 
 
 def default_max_packet_size(transfer_type: TransferType, speed: Speed) -> int:
     """Bytes of wMaxPacketSize for an endpoint that asks for no other.
 
-    Raises SchemeError where USB forbids the pair (bulk and isochronous at low speed).
+    Raises SchemeError for a speed of no such endpoint (wireless, unknown).
     """
     sizes = _DEFAULT_MAX_PACKET.get(transfer_type, {})
     if speed not in sizes:
         raise SchemeError(
-            f"a {transfer_type.name.lower()} endpoint cannot exist at {speed.word} speed "
-            f"(USB 2.0 5.6.3 and 5.8.3); it can at {', '.join(s.word for s in sizes)}"
+            f"a {transfer_type.name.lower()} endpoint at {speed.word} speed: expected one of "
+            f"{', '.join(s.word for s in sizes) or 'no such endpoint'}"
         )
     return sizes[speed]
 

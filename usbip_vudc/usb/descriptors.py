@@ -18,6 +18,7 @@ from usbip_vudc.usb.ch9 import DescriptorType, Direction, TransferType
 __all__ = (
     "LANGID_ENGLISH_US",
     "BosDescriptor",
+    "Capability",
     "Configuration",
     "ConfigurationDescriptor",
     "DeviceDescriptor",
