@@ -7,15 +7,16 @@ the tables of docs/injection.md, which are made of this and of the language itse
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from tests import pages
 from tests.hostile_scene import LENGTH, DiskScene, Talk, TalkScene
+from tests.pages import table
 from usbip_vudc.injection import CATALOGUE, FAMILIES, Plan
 from usbip_vudc.injection.actions import ACTIONS, Action, PacketSize
 from usbip_vudc.injection.conditions import CONDITIONS
@@ -203,15 +204,6 @@ def play(row: Row) -> tuple[str, str]:
 # --- the tables of docs/injection.md ------------------------------------------------------------
 
 
-def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown; a ``|`` of a cell is kept as it is."""
-    lines = [tuple(heads)]
-    lines += [("---",) * len(lines[0]), *map(tuple, rows)]
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
-    )
-
-
 def _said(kind: type) -> str:
     """The first sentence of its docstring."""
     text = " ".join((kind.__doc__ or "").split())
@@ -270,13 +262,7 @@ def tables() -> Mapping[str, str]:
 
 def filled(page: str) -> str:
     """The page with every generated part as it is now."""
-    for name, text in tables().items():
-        begin, end = f"<!-- generated: {name} -->", "<!-- end -->"
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        page, count = pattern.subn(lambda _, new=f"{begin}\n{text}\n{end}": new, page)  # type: ignore[misc]
-        if count != 1:
-            raise ValueError(f"{begin} is there {count} times, expected once")
-    return page
+    return pages.filled(page, tables())
 
 
 def main(arguments: list[str]) -> None:

@@ -118,21 +118,48 @@ def test_control_has_its_setup_packet(tmp_path: Path) -> None:
 def test_iso_data_are_where_the_descriptors_say(tmp_path: Path) -> None:
     iso = b"".join(
         IsoPacket(offset=o, length=4, actual_length=a, status=s).pack()
-        for o, a, s in ((0, 1, 0), (4, 2, -71))
+        for o, a, s in ((0, 1, 0), (4, 2, -71), (8, 0, 0))
     )
-    reply = RetSubmit(seqnum=10, actual_length=3, number_of_packets=2, error_count=1)
+    reply = RetSubmit(
+        seqnum=10, actual_length=3, number_of_packets=3, error_count=1, start_frame=77
+    )
     packet = recorded(tmp_path, "complete", ISO_IN, reply, b"abc", iso, TransferType.ISOCHRONOUS)
     assert packet == b"".join(
         (
             header(
-                "C", 0, 0x83, "-", "", 0, (3, 32 + 6), number=10, state=struct.pack("<ii", 1, 2),
-                tail=(1, 5, 0, 2),
+                "C", 0, 0x83, "-", "", 0, (3, 48 + 6), number=10, state=struct.pack("<ii", 1, 3),
+                tail=(1, 77, 0, 3),
             ),
             struct.pack("<iIII", 0, 0, 1, 0),
             struct.pack("<iIII", -71, 4, 2, 0),
+            struct.pack("<iIII", 0, 8, 0, 0),
             b"a\0\0\0bc",
         )
     )  # fmt: skip
+
+
+def test_iso_submission_has_the_lengths_that_are_asked_for(tmp_path: Path) -> None:
+    iso = IsoPacket(offset=0, length=4, status=-18).pack()
+    head = CmdSubmit(
+        seqnum=11, devid=DEVID, direction=0, ep=3, transfer_flags=2, transfer_buffer_length=4,
+        number_of_packets=1, interval=8, start_frame=5,
+    )  # fmt: skip
+    packet = recorded(tmp_path, "submit", head, b"data", iso, TransferType.ISOCHRONOUS)
+    expected = header(
+        "S", 0, 0x03, "-", "", -115, (4, 20), number=11, state=struct.pack("<ii", 0, 1),
+        tail=(8, 5, 2, 1),
+    )  # fmt: skip
+    assert packet == expected + struct.pack("<iIII", -18, 0, 4, 0) + b"data"
+
+
+def test_iso_descriptors_that_a_record_has_no_room_for_are_left_out(tmp_path: Path) -> None:
+    iso = b"".join(IsoPacket(offset=i, length=1, actual_length=1).pack() for i in range(200))
+    reply = RetSubmit(seqnum=10, actual_length=200, number_of_packets=200)
+    payload = bytes(range(200))
+    packet = recorded(tmp_path, "complete", ISO_IN, reply, payload, iso, TransferType.ISOCHRONOUS)
+    assert packet[48 - 8 : 48] == struct.pack("<ii", 0, 200)
+    assert packet[60:64] == struct.pack("<I", 128)
+    assert packet[64 + 128 * 16 :] == payload[:128]
 
 
 def test_a_urb_that_is_lost_with_its_connection_is_an_error(tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ class Recorder:
         urb.payload = bytes(urb.payload)  # it is only lent
         self.urbs.append(urb)
 
+    def submit_iso(self, urb: Urb) -> None:
+        self.submit(urb)
+
     def unlink(self, seqnum: int) -> bool:
         self.unlinked.append(seqnum)
         return seqnum in self.pending

@@ -50,6 +50,7 @@ class Below(Endpoint):
         self.max_packet_size = max_packet_size
         self.requests: deque[Request] = deque()
         self.halts = 0
+        self.wedges = 0
         self.enabled = True
 
     def queue(self, request: Request) -> Request:
@@ -70,6 +71,9 @@ class Below(Endpoint):
         if self.requests and self.direction == IN:
             raise LocalProtocolError("IN requests are queued")
         self.halts += 1
+
+    def wedge(self) -> None:
+        self.wedges += 1
 
     # --- what the host does ---
 
@@ -480,10 +484,16 @@ def test_halt_is_refused_while_in_requests_wait_as_below() -> None:
     stand.below.end()
     stand.endpoint.halt()
     assert stand.below.halts == 1
+    stand = Stand("f nak(1s)")
+    stand.queue(b"x")
+    with pytest.raises(LocalProtocolError, match="1 IN request"):
+        stand.endpoint.wedge()
     stand = Stand("f nak(1s)", OUT)
     stand.queue(8)
     stand.endpoint.halt()
     assert stand.below.halts == 1
+    stand.endpoint.wedge()
+    assert stand.below.wedges == 1
 
 
 def test_after_the_end_the_endpoint_below_answers() -> None:

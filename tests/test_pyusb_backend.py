@@ -239,14 +239,6 @@ def test_a_transfer_beyond_16_mib_is_refused_with_a_reason() -> None:
         assert caught.value.errno == errno.EINVAL
 
 
-def test_isochronous_is_refused_with_a_reason() -> None:
-    with plugged(Scripted()) as device:
-        backend, handle = device.backend, device._ctx.managed_open()
-        for call in (backend.iso_read, backend.iso_write):
-            with pytest.raises(NotImplementedError, match="isochronous transfers are not carried"):
-                call(handle, 0x83, 0, array("B"), 0)
-
-
 def test_one_thread_waits_to_read_while_another_writes() -> None:
     heard: list[bytes] = []
     with plugged(Scripted(echo)) as device:

@@ -12,7 +12,7 @@ import errno
 import logging
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +23,11 @@ from pcapng.blocks import EnhancedPacket, InterfaceDescription, SectionHeader
 
 from usbip_vudc import __version__
 from usbip_vudc.sglist import Buffer
+from usbip_vudc.urb import IsoPacket
 from usbip_vudc.usb.ch9 import TransferType
-from usbip_vudc.wire.pdu import CmdSubmit, IsoPacket, RetSubmit
+from usbip_vudc.wire.connection import MAX_TRANSFER
+from usbip_vudc.wire.iso import parse_packets
+from usbip_vudc.wire.pdu import CmdSubmit, RetSubmit
 
 __all__ = ("LINKTYPE_USB_LINUX_MMAPPED", "Capture", "Recording")
 
@@ -141,7 +144,7 @@ class Recording:
 
     def submit(self, head: CmdSubmit, payload: Buffer, iso: bytes, kind: TransferType) -> None:
         """A URB was submitted."""
-        data = _descriptors(iso) + bytes(payload)
+        data = _descriptors([(p.status, p.offset, p.length) for p in parse_packets(iso)])
         control = kind is TransferType.CONTROL
         event = _Event(
             "S",
@@ -151,14 +154,16 @@ class Recording:
             has_setup=control,
             state=head.setup if control else _iso_state(iso, 0),
             descriptors=_shown(iso),
+            start_frame=head.start_frame,
         )
-        self._record(event, head, kind, data)
+        self._record(event, head, kind, data + bytes(payload))
 
     def complete(
         self, asked: CmdSubmit, reply: RetSubmit, payload: Buffer, iso: bytes, kind: TransferType
     ) -> None:
         """It completed: 0 or a negative errno."""
-        data = _descriptors(iso) + (_spread(payload, iso) if iso else bytes(payload))
+        packets = parse_packets(iso)
+        data = _descriptors([(p.status, p.offset, p.actual_length) for p in packets])
         event = _Event(
             "C",
             reply.status,
@@ -166,12 +171,15 @@ class Recording:
             has_data=bool(asked.direction),
             state=_iso_state(iso, reply.error_count),
             descriptors=_shown(iso),
+            start_frame=reply.start_frame if iso else asked.start_frame,
         )
-        self._record(event, asked, kind, data)
+        payload = _spread(payload, packets) if iso else payload
+        self._record(event, asked, kind, data + bytes(payload))
 
     def lost(self, asked: CmdSubmit, kind: TransferType) -> None:
         """Its connection ended before it did."""
-        self._record(_Event("E", -errno.ENODEV, 0), asked, kind, b"")
+        event = _Event("E", -errno.ENODEV, 0, start_frame=asked.start_frame)
+        self._record(event, asked, kind, b"")
 
     def _record(self, event: _Event, head: CmdSubmit, kind: TransferType, data: bytes) -> None:
         def make(now: int) -> bytes:
@@ -191,7 +199,7 @@ class Recording:
                 len(data),
                 event.state,
                 head.interval,
-                head.start_frame,
+                event.start_frame,
                 head.transfer_flags,
                 event.descriptors,
             )
@@ -211,6 +219,7 @@ class _Event:
     has_setup: bool = False
     state: bytes = bytes(8)
     descriptors: int = 0
+    start_frame: int = 0
 
 
 def _iso_state(iso: bytes, errors: int) -> bytes:
@@ -222,28 +231,24 @@ def _shown(iso: bytes) -> int:
     return min(len(iso) // IsoPacket.SIZE, _MAX_ISO)
 
 
-def _packets(iso: bytes) -> list[IsoPacket]:
-    size = IsoPacket.SIZE
-    return [IsoPacket.parse(iso[at : at + size]) for at in range(0, len(iso), size)]
+def _descriptors(packets: Sequence[tuple[int, int, int]]) -> bytes:
+    """``struct mon_bin_isodesc``: status, offset, and the length that is asked for or has moved."""
+    return b"".join(_ISO.pack(*packet, 0) for packet in packets[:_MAX_ISO])
 
 
-def _descriptors(iso: bytes) -> bytes:
-    """As ``struct mon_bin_isodesc``: status, offset, length that moved."""
-    return b"".join(
-        _ISO.pack(p.status, p.offset, p.actual_length or p.length, 0)
-        for p in _packets(iso)[: _shown(iso)]
-    )
+def _spread(payload: Buffer, packets: Sequence[IsoPacket]) -> bytes:
+    """Packets, which travel without gaps, at their places in the transfer buffer.
 
-
-def _spread(payload: Buffer, iso: bytes) -> bytes:
-    """Put packets, which travel without gaps, to their places in the transfer buffer."""
-    packets = _packets(iso)
-    if sum(p.actual_length for p in packets) != len(payload):
+    Of no more packets than there are descriptors, as mon_bin_collate_isodesc has it.
+    """
+    shown = packets[:_MAX_ISO]
+    size = max((p.offset + p.actual_length for p in shown if p.actual_length), default=0)
+    if sum(p.actual_length for p in packets) != len(payload) or size > MAX_TRANSFER:
         return bytes(payload)  # OUT has none; what does not add up is shown as it came
-    buffer = bytearray(max((p.offset + p.actual_length for p in packets), default=0))
+    buffer = bytearray(size)
     start = 0
-    for packet in packets:
-        end = packet.offset + packet.actual_length
-        buffer[packet.offset : end] = payload[start : start + packet.actual_length]
-        start += packet.actual_length
+    for packet in shown:
+        end = start + packet.actual_length
+        buffer[packet.offset : packet.offset + packet.actual_length] = payload[start:end]
+        start = end
     return bytes(buffer)

@@ -2,14 +2,13 @@
 
 It does what Linux and libusb do between such a program and a device: it reads the descriptors,
 selects the first configuration, keeps claims, and restores a device after a reset. No kernel
-module, no libusb, no root. Isochronous transfers are not carried.
+module, no libusb, no root.
 
     device = usb.core.find(backend=get_backend(port=3240), idVendor=0x1d6b)
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 from array import array
@@ -20,9 +19,9 @@ from types import SimpleNamespace
 from typing import Any, Final, NoReturn, TypeAlias
 
 import usb.backend
-from usb.core import USBError, USBTimeoutError
+from usb.core import USBError
 
-from usbip_vudc.errors import LocalProtocolError, UrbError, UsbipVudcError
+from usbip_vudc.errors import UrbError, UsbipVudcError
 from usbip_vudc.host.blocking import BlockingHost
 from usbip_vudc.host.enumeration import (
     DeviceDescriptors,
@@ -31,14 +30,16 @@ from usbip_vudc.host.enumeration import (
     set_configuration,
     set_interface,
 )
-from usbip_vudc.host.handshake import ImportRefused, Listed, list_devices
+from usbip_vudc.host.handshake import Listed, list_devices
+from usbip_vudc.host.iso import find_endpoint
+from usbip_vudc.host.iso import split as split_iso
 from usbip_vudc.host.session import Connect, Handle, Sessions
 from usbip_vudc.host.sg import SgResult
+from usbip_vudc.pyusb_errors import LIBUSB, translated, usb_error, usb_errors
 from usbip_vudc.sglist import SGList
 from usbip_vudc.urb import HostUrb
 from usbip_vudc.usb.ch9 import SetupPacket, Speed
 from usbip_vudc.usb.descriptors import Configuration
-from usbip_vudc.wire.pdu import OpStatus
 
 # ruff: noqa: ARG002 - pyusb's contract passes more than this backend needs
 
@@ -48,20 +49,6 @@ log = logging.getLogger(__name__)
 
 _SPEEDS: Final = {Speed.LOW: 1, Speed.FULL: 2, Speed.HIGH: 3, Speed.SUPER: 4, Speed.SUPER_PLUS: 5}
 """Our numbers are the kernel's, pyusb's are libusb's (enum libusb_speed)."""
-
-_LIBUSB: Final = {
-    errno.EIO: (-1, "Input/Output Error"),
-    errno.EINVAL: (-2, "Invalid parameter"),
-    errno.ENODEV: (-4, "No such device (it may have been disconnected)"),
-    errno.ENOENT: (-5, "Entity not found"),
-    errno.EBUSY: (-6, "Resource busy"),
-    errno.ETIMEDOUT: (-7, "Operation timed out"),
-    errno.EOVERFLOW: (-8, "Overflow"),
-    errno.EPIPE: (-9, "Pipe error"),
-}
-"""errno -> libusb's error code and libusb_strerror: programs look at all three."""
-
-_REFUSALS: Final = {OpStatus.DEV_BUSY: errno.EBUSY, OpStatus.NODEV: errno.ENODEV}
 
 
 def get_backend(
@@ -77,31 +64,6 @@ def get_backend(
     ``connect`` makes the host of each import. Nothing is connected before the backend is used.
     """
     return UsbipBackend(host, port, scatter_gather=scatter_gather, connect=connect)
-
-
-def _usb_error(number: int, detail: str = "") -> USBError:
-    """The exception that the libusb backend raises for this errno; others count as EIO."""
-    number = number if number in _LIBUSB else errno.EIO
-    code, text = _LIBUSB[number]
-    kind = USBTimeoutError if number == errno.ETIMEDOUT else USBError
-    return kind(f"{text}: {detail}" if detail else text, code, number)
-
-
-def _translated(error: UsbipVudcError) -> USBError:
-    if isinstance(error, UrbError):
-        return _usb_error(error.errno)
-    if isinstance(error, ImportRefused):
-        return _usb_error(_REFUSALS.get(error.status, errno.EIO), str(error))
-    number = errno.EINVAL if isinstance(error, LocalProtocolError) else errno.EIO
-    return _usb_error(number, str(error))
-
-
-@contextlib.contextmanager
-def _usb_errors() -> Iterator[None]:
-    try:
-        yield
-    except UsbipVudcError as error:
-        raise _translated(error) from error
 
 
 Data: TypeAlias = "array[int]"
@@ -150,7 +112,7 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
         except OSError as error:
             self._unreachable(error)
         except UsbipVudcError as error:
-            raise _translated(error) from error
+            raise translated(error) from error
         return map(_Device, listed)
 
     def get_parent(self, dev: _Device) -> None:
@@ -207,10 +169,10 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
     def _configuration(self, dev: _Device, config: int) -> Configuration:
         descriptors = self._describe(dev)
         if descriptors is None:
-            raise _usb_error(errno.EBUSY, f"the descriptors of {dev.busid} are not known")
+            raise usb_error(errno.EBUSY, f"the descriptors of {dev.busid} are not known")
         configuration = descriptors.configurations[config]
         if configuration is None:
-            raise _usb_error(errno.EIO, f"configuration {config} of {dev.busid} is not readable")
+            raise usb_error(errno.EIO, f"configuration {config} of {dev.busid} is not readable")
         return configuration
 
     def _describe(self, dev: _Device) -> DeviceDescriptors | None:
@@ -226,7 +188,7 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
 
     def open_device(self, dev: _Device) -> Handle:
         """Import the device, or share the import that this backend holds already."""
-        with _usb_errors():
+        with usb_errors():
             try:
                 handle = self._sessions.open(dev.busid, dev.descriptors)
             except OSError as error:
@@ -243,7 +205,7 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
         raise USBError(
             f"no USB/IP server at {self.host} port {self.port} ({error.strerror or error}): "
             f"start one there, or give get_backend the host and port of yours",
-            _LIBUSB[errno.EIO][0],
+            LIBUSB[errno.EIO][0],
             error.errno,
         ) from error
 
@@ -252,8 +214,8 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
     def set_configuration(self, handle: Handle, config_value: int) -> None:
         """SET_CONFIGURATION. As Linux: errno 16 while an interface is claimed by anyone."""
         if handle.session.claims:
-            raise _usb_error(errno.EBUSY)
-        with _usb_errors():  # libusb: -1 unconfigures
+            raise usb_error(errno.EBUSY)
+        with usb_errors():  # libusb: -1 unconfigures
             handle.session.tell(set_configuration(max(config_value, 0)))
 
     def get_configuration(self, handle: Handle) -> int:
@@ -262,29 +224,29 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
 
     def set_interface_altsetting(self, handle: Handle, intf: int, altsetting: int) -> None:
         """SET_INTERFACE."""
-        with _usb_errors():
+        with usb_errors():
             handle.session.tell(set_interface(intf, altsetting))
 
     def claim_interface(self, handle: Handle, intf: int) -> None:
         """Bookkeeping. errno 16 where another handle has it, 2 where there is no such one."""
         if not handle.session.has_interface(intf):
-            raise _usb_error(errno.ENOENT)
+            raise usb_error(errno.ENOENT)
         if not self._sessions.claim(handle, intf):
-            raise _usb_error(errno.EBUSY)
+            raise usb_error(errno.EBUSY)
 
     def release_interface(self, handle: Handle, intf: int) -> None:
         """Bookkeeping, and alternate setting 0 again, as usbfs does. errno 2 where not claimed."""
         if not self._sessions.release(handle, intf):
-            raise _usb_error(errno.ENOENT)
+            raise usb_error(errno.ENOENT)
 
     def clear_halt(self, handle: Handle, ep: int) -> None:
         """CLEAR_FEATURE(ENDPOINT_HALT)."""
-        with _usb_errors():
+        with usb_errors():
             handle.session.tell(clear_halt(ep))
 
     def reset_device(self, handle: Handle) -> None:
         """Reset the device; its configuration and alternate settings are restored."""
-        with _usb_errors():
+        with usb_errors():
             handle.session.reset()
 
     def is_kernel_driver_active(self, handle: Handle, intf: int) -> bool:
@@ -315,16 +277,43 @@ class UsbipBackend(usb.backend.IBackend):  # type: ignore[misc]  # pyusb has no 
         An extension: pyusb has no such call. ``timeout`` in ms, 0 for none. A failed URB raises
         nothing: look at the result's ``status``.
         """
-        with _usb_errors():
+        with usb_errors():
             return handle.host.transfer_sg(
                 ep, sg, scatter_gather=self.scatter_gather, timeout=_seconds(timeout)
             )
 
     def iso_write(self, handle: Handle, ep: int, intf: int, data: Data, timeout: int) -> int:
-        """Not available: raises NotImplementedError."""
-        raise NotImplementedError(f"isochronous transfers are not carried (endpoint {ep:#04x})")
+        """Send ``data``, in packets of the endpoint's service interval: bytes sent.
 
-    iso_read = iso_write
+        Otherwise as `iso_read`.
+        """
+        return self._iso(handle, ep, intf, data, timeout)
+
+    def iso_read(self, handle: Handle, ep: int, intf: int, buff: Data, timeout: int) -> int:
+        """Receive into ``buff``, in packets of the endpoint's service interval: bytes received.
+
+        As with libusb, a packet lies where it would with all before it full, so that a short one
+        leaves a gap, and one that failed is only missing in the count. ``timeout`` in ms, 0 for
+        none; when it is up what has come is lost. errno 2 for an endpoint that the selected
+        alternate setting does not have or an interface that is not claimed, 16 where another
+        handle has claimed it.
+        """
+        return self._iso(handle, ep, intf, buff, timeout)
+
+    def _iso(self, handle: Handle, ep: int, intf: int, data: Data, timeout: int) -> int:
+        session = handle.session
+        claimed = session.claims.get(intf)
+        if claimed is not handle:
+            number = errno.ENOENT if claimed is None else errno.EBUSY
+            raise usb_error(number, f"interface {intf} is not claimed")
+        if session.descriptors is None:
+            raise usb_error(errno.EIO, f"the descriptors of {handle.busid} are not known")
+        endpoint = find_endpoint(session.descriptors, session.selection, intf, ep)
+        if endpoint is None:
+            raise usb_error(errno.ENOENT, f"interface {intf} has no endpoint {ep:#04x} now")
+        with usb_errors():
+            urbs = split_iso(endpoint, memoryview(data))
+            return handle.host.transfer_each(urbs, _seconds(timeout))
 
     def ctrl_transfer(
         self,
@@ -352,7 +341,7 @@ def _transfer(handle: Handle, urb: HostUrb, timeout_ms: int) -> int:
         timed_out = isinstance(error, UrbError) and error.errno == errno.ETIMEDOUT
         if timed_out and urb.actual:
             return urb.actual  # as libusb: some data and no time left is no error
-        raise _translated(error) from error
+        raise translated(error) from error
 
 
 @lru_cache(maxsize=256)
@@ -364,7 +353,7 @@ def _setup(
     Numbers too large for their fields are cut, as ctypes cuts them on the way to libusb.
     """
     if wLength > 0xFFFF:
-        raise _usb_error(errno.EINVAL, f"{wLength} bytes, wLength holds at most 65535")
+        raise usb_error(errno.EINVAL, f"{wLength} bytes, wLength holds at most 65535")
     return SetupPacket(
         bmRequestType & 0xFF, bRequest & 0xFF, wValue & 0xFFFF, wIndex & 0xFFFF, wLength
     )

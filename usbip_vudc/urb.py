@@ -7,25 +7,36 @@ Numbers of ``transfer_flags`` are the kernel's (include/linux/usb.h). Standard l
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
+from usbip_vudc.errors import LocalProtocolError
 from usbip_vudc.memory import page_aligned
 from usbip_vudc.sglist import Buffer, SGList
 from usbip_vudc.usb.ch9 import Direction, SetupPacket
 
 __all__ = (
+    "MAX_ISO_PACKETS",
     "URB_DIR_IN",
     "URB_DMA_MAP_SG",
+    "URB_ISO_ASAP",
     "URB_SHORT_NOT_OK",
     "URB_ZERO_PACKET",
     "HostUrb",
+    "IsoPacket",
+    "IsoUrb",
     "Landing",
     "Urb",
 )
 
 URB_SHORT_NOT_OK: Final = 0x0001
 """transfer_flags: a short IN transfer is an error, -EREMOTEIO (the host's side decides it)."""
+
+URB_ISO_ASAP: Final = 0x0002
+"""transfer_flags: the first packet goes in the next free frame, whatever start_frame says."""
 
 URB_ZERO_PACKET: Final = 0x0040
 """transfer_flags: end an OUT transfer that is a multiple of the maxpacket with a ZLP."""
@@ -35,6 +46,11 @@ URB_DIR_IN: Final = 0x0200
 URB_DMA_MAP_SG: Final = 0x40000
 """transfer_flags: the URB has an SG list; of its entries only this flag travels."""
 
+MAX_ISO_PACKETS: Final = 1024
+"""Packets of one URB: USBIP_MAX_ISO_PACKETS, drivers/usb/usbip/usbip_common.h."""
+
+_ISO: Final = struct.Struct(">IIIi")
+
 
 class Urb:
     """A USB request block as the device's side sees it (``struct urb``, usbip CMD_SUBMIT).
@@ -42,7 +58,8 @@ class Urb:
     ``length`` is transfer_buffer_length in bytes. An OUT URB has its bytes in ``payload`` unless
     they ``landed`` in a request already; an IN URB collects views of them in ``data``. ``status``
     is None while pending, then 0 or a negative errno; ``actual`` is in bytes. ``iso_packets`` is
-    the raw descriptors of an isochronous URB, and ``number_of_packets`` goes back as it came.
+    the raw descriptors of an isochronous URB, ``number_of_packets`` goes back as it came, and
+    ``error_count`` says how many of its packets have a status.
     """
 
     # Class-level values stand until something is set: one of these is made for every URB, and
@@ -54,6 +71,7 @@ class Urb:
     landed: bool = False
     start_frame: int = 0
     number_of_packets: int = 0
+    error_count: int = 0
     iso_packets: bytes = b""
 
     def __init__(
@@ -72,6 +90,28 @@ class Urb:
             f"<Urb seqnum={self.seqnum} ep{self.endpoint & 15} {way} "
             f"{self.actual}/{self.length} {state}>"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsoPacket:
+    """``struct usbip_iso_packet_descriptor``: bytes within the transfer buffer."""
+
+    offset: int
+    length: int
+    actual_length: int = 0
+    status: int = 0
+
+    SIZE = _ISO.size
+
+    def pack(self) -> bytes:
+        """Sixteen bytes."""
+        return _ISO.pack(self.offset, self.length, self.actual_length, self.status)
+
+    @classmethod
+    def parse(cls, data: bytes) -> IsoPacket:
+        """Read sixteen bytes."""
+        offset, length, actual, status = _ISO.unpack(data)
+        return cls(offset=offset, length=length, actual_length=actual, status=status)
 
 
 class Landing:
@@ -142,6 +182,7 @@ class HostUrb:
     """
 
     # As in Urb, class-level values stand until something is set.
+    is_iso: bool = False
     seqnum: int = 0
     actual: int = 0
     status: int | None = None
@@ -180,4 +221,62 @@ class HostUrb:
         return (
             f"<HostUrb seqnum={self.seqnum} ep{self.endpoint & 15} {way} "
             f"{self.actual}/{self.length} {state}>"
+        )
+
+
+class IsoUrb(HostUrb):
+    """An isochronous URB: a packet of each of ``lengths`` bytes, one behind the other in ``data``.
+
+    ``offsets`` puts them elsewhere. ``interval`` is the service interval in frames, or microframes
+    from high speed on. The URB completes with status 0 even where packets fail: then ``packets``
+    has how each of them went, ``error_count`` how many have a status by the device's count, and
+    ``start_frame`` the frame of the first. What came of a packet lies at its offset. Raises
+    LocalProtocolError for packets that are none, too many, or outside of ``data``.
+    """
+
+    is_iso = True
+    error_count: int = 0
+    start_frame: int = 0
+
+    def __init__(
+        self,
+        endpoint: int,
+        data: SGList | Buffer,
+        lengths: Iterable[int],
+        *,
+        offsets: Iterable[int] | None = None,
+        interval: int = 1,
+        flags: int = URB_ISO_ASAP,
+    ) -> None:
+        super().__init__(endpoint, data, flags=flags)
+        self.interval = interval
+        sizes = tuple(lengths)
+        places = list(accumulate(sizes, initial=0))[:-1] if offsets is None else list(offsets)
+        if len(places) != len(sizes):
+            raise LocalProtocolError(f"{self!r}: {len(sizes)} lengths, but {len(places)} offsets")
+        # -EXDEV, "not moved", is what usb_submit_urb sets (drivers/usb/core/urb.c).
+        self.packets = tuple(
+            IsoPacket(offset=offset, length=length, status=-errno.EXDEV)
+            for offset, length in zip(places, sizes, strict=True)
+        )
+        self._check()
+
+    def _check(self) -> None:
+        if not 1 <= len(self.packets) <= MAX_ISO_PACKETS:
+            raise LocalProtocolError(
+                f"{self!r}: {len(self.packets)} packets, expected 1 to {MAX_ISO_PACKETS}"
+            )
+        for number, packet in enumerate(self.packets):
+            if min(packet.offset, packet.length, self.length - packet.offset - packet.length) < 0:
+                raise LocalProtocolError(
+                    f"{self!r}: packet {number} with offset {packet.offset} and length "
+                    f"{packet.length}, outside of the {self.length} bytes of its data"
+                )
+
+    @property
+    def received(self) -> tuple[bytes, ...]:
+        """What came of each packet of an IN URB, or went of each of an OUT one; a copy."""
+        return tuple(
+            b"".join(self.sg.cut(packet.offset, packet.offset + packet.actual_length))
+            for packet in self.packets
         )

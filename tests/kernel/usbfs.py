@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
+import select
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -14,14 +16,74 @@ from typing import Final
 from usbip_vudc.sysfs import interfaces, nodes
 from usbip_vudc.usb.ch9 import Direction
 
-__all__ = ("Usbfs", "usbfs")
+__all__ = ("IsoTransfer", "Usbfs", "usbfs")
 
 # include/uapi/linux/usbdevice_fs.h, for 64 bits
 _BULK: Final = 0xC0185502
 _CLAIMINTERFACE: Final = 0x8004550F
 _RESET: Final = 0x5514
+_SETINTERFACE: Final = 0x80085504
+_SUBMITURB: Final = 0x8038550A
+_DISCARDURB: Final = 0x550B
+_REAPURBNDELAY: Final = 0x4008550D
+
+_URB: Final = struct.Struct("BBiIPiiiiiIP")
+"""struct usbdevfs_urb: type, endpoint, status, flags, buffer, buffer_length, actual_length,
+start_frame, number_of_packets, error_count, signr, usercontext."""
+
+_PACKET: Final = struct.Struct("IIi")
+"""struct usbdevfs_iso_packet_desc: length, actual_length, status."""
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+_TYPE_ISO: Final = 0
+_ISO_ASAP: Final = 2
 
 _TIMEOUT_MS: Final = 20_000
+
+
+class IsoTransfer:
+    """An isochronous URB of usbfs, packet behind packet; `Usbfs.reap` says when it has ended.
+
+    Then ``status`` and ``error_count`` are those of the URB, and ``packets`` has actual_length and
+    status of each packet.
+    """
+
+    def __init__(self, endpoint: int, lengths: Sequence[int], data: bytes = b"") -> None:
+        size = sum(lengths)
+        self.buffer = ctypes.create_string_buffer(data.ljust(size, b"\xee"), max(size, 1))
+        self._lengths = tuple(lengths)
+        head = _URB.pack(
+            _TYPE_ISO, endpoint, 0, _ISO_ASAP, ctypes.addressof(self.buffer), size, 0, 0,
+            len(lengths), 0, 0, 0,
+        )  # fmt: skip
+        tail = b"".join(_PACKET.pack(length, 0, 0) for length in lengths)
+        self.memory = ctypes.create_string_buffer(head + tail, len(head) + len(tail))
+
+    @property
+    def status(self) -> int:
+        """0 or a negative errno."""
+        return int(_URB.unpack_from(self.memory)[2])
+
+    @property
+    def error_count(self) -> int:
+        """Packets that failed, by the device's count."""
+        return int(_URB.unpack_from(self.memory)[9])
+
+    @property
+    def packets(self) -> list[tuple[int, int]]:
+        """actual_length and status of each."""
+        return [(actual, status) for _, actual, status in _PACKET.iter_unpack(
+            self.memory.raw[_URB.size :])]  # fmt: skip
+
+    @property
+    def received(self) -> list[bytes]:
+        """What came of each packet."""
+        pieces, offset = [], 0
+        for length, (actual, _) in zip(self._lengths, self.packets, strict=True):
+            pieces.append(self.buffer.raw[offset : offset + actual])
+            offset += length
+        return pieces
 
 
 class Usbfs:
@@ -37,6 +99,33 @@ class Usbfs:
     def claim(self, interface: int = 0) -> None:
         """Take an interface that has no driver."""
         fcntl.ioctl(self._fd, _CLAIMINTERFACE, struct.pack("I", interface))
+
+    def set_interface(self, interface: int, alternate: int) -> None:
+        """SET_INTERFACE."""
+        fcntl.ioctl(self._fd, _SETINTERFACE, struct.pack("II", interface, alternate))
+
+    def submit(self, transfer: IsoTransfer) -> IsoTransfer:
+        """Hand a URB to the kernel."""
+        self._at(_SUBMITURB, transfer)
+        return transfer
+
+    def discard(self, transfer: IsoTransfer) -> None:
+        """Unlink a URB; `reap` it then."""
+        self._at(_DISCARDURB, transfer)
+
+    def _at(self, request: int, transfer: IsoTransfer) -> None:
+        # The kernel keeps the address, and fcntl.ioctl would give it that of a copy.
+        address = ctypes.c_void_p(ctypes.addressof(transfer.memory))
+        if _libc.ioctl(self._fd, ctypes.c_ulong(request), address) < 0:
+            raise OSError(ctypes.get_errno(), f"ioctl {request:#x}")
+
+    def reap(self) -> None:
+        """Wait for one URB to end. Raises OSError with ETIMEDOUT where none does."""
+        ready = select.poll()
+        ready.register(self._fd, select.POLLOUT)
+        if not ready.poll(_TIMEOUT_MS):
+            raise OSError(errno.ETIMEDOUT, "no URB has ended")
+        fcntl.ioctl(self._fd, _REAPURBNDELAY, bytearray(8))
 
     def write(self, data: bytes) -> int:
         """One transfer on the first bulk OUT endpoint; bytes moved."""

@@ -13,6 +13,7 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -22,7 +23,7 @@ from usbip_vudc.host import sg as sg_rule
 from usbip_vudc.host.handshake import import_device
 from usbip_vudc.host.outcome import result_of
 from usbip_vudc.sglist import Buffer, SGList, drop_front
-from usbip_vudc.urb import HostUrb
+from usbip_vudc.urb import HostUrb, IsoUrb
 from usbip_vudc.usb.ch9 import Direction, SetupPacket
 from usbip_vudc.wire.connection import HostConnection
 from usbip_vudc.wire.pdu import UsbDevice
@@ -125,7 +126,9 @@ class BlockingHost:
                 self._reading = True
             try:
                 while urb.status is None:
-                    if not self._read(deadline):
+                    # What others get would keep us reading for ever.
+                    over = deadline is not None and time.monotonic() > deadline
+                    if not self._read(deadline) or (over and urb.status is None):
                         return False
             finally:
                 self._stop_reading()
@@ -149,6 +152,32 @@ class BlockingHost:
                 self._take_back(urb)
         return result_of(urb)
 
+    def transfer_iso(
+        self,
+        endpoint: int,
+        lengths: Sequence[int],
+        data: Buffer | None = None,
+        timeout: float | None = None,
+    ) -> IsoUrb:
+        """An isochronous URB with packets of these lengths in bytes; it returns completed.
+
+        ``data`` is what goes out, packet behind packet, or where IN packets come to; without it
+        that is memory of its own. How each packet went is in the URB's ``packets``; raises as
+        `transfer` does where the URB itself failed. For a stream `submit` several of them.
+        """
+        urb = IsoUrb(endpoint, bytearray(sum(lengths)) if data is None else data, lengths)
+        self.transfer(urb, timeout)
+        return urb
+
+    def transfer_each(self, urbs: Sequence[HostUrb], timeout: float | None = None) -> int:
+        """Submit several URBs at once and wait for all: bytes moved.
+
+        ``timeout`` in seconds is for all of them. When one fails, or time is up, those behind it
+        are unlinked; raises as `transfer` does then, for the first that failed.
+        """
+        self._carry_out_all(urbs, timeout)
+        return sum(map(result_of, urbs))
+
     def transfer_sg(
         self,
         endpoint: int,
@@ -161,18 +190,8 @@ class BlockingHost:
 
         Never raises for a failed URB: the result tells. ``timeout`` in seconds is for all of it.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
         urbs = sg_rule.split(endpoint, sg, scatter_gather=scatter_gather)
-        for urb in urbs:
-            self.submit(urb)
-        failed = False
-        for urb in urbs:
-            if failed:
-                self.unlink(urb)
-            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-            if not self.wait(urb, left):
-                self._take_back(urb)
-            failed = failed or bool(urb.status)
+        self._carry_out_all(urbs, timeout)
         return sg_rule.outcome(urbs)
 
     def control(self, setup: SetupPacket, data: Buffer = b"", timeout: float | None = 5.0) -> bytes:
@@ -186,6 +205,20 @@ class BlockingHost:
             return bytes(buffer[:actual])
         self.transfer(HostUrb(0, data, setup=setup), timeout)
         return b""
+
+    def _carry_out_all(self, urbs: Sequence[HostUrb], timeout: float | None) -> None:
+        """Submit at once, wait in order; behind one that failed the others are unlinked."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for urb in urbs:
+            self.submit(urb)
+        failed = False
+        for urb in urbs:
+            if failed:
+                self.unlink(urb)
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            if not self.wait(urb, left):
+                self._take_back(urb)
+            failed = failed or bool(urb.status)
 
     def _take_back(self, urb: HostUrb) -> None:
         """Unlink after a timeout. A device that does not even answer that is gone."""

@@ -7,7 +7,7 @@ the device's answer, so that a buffer is never written to after `transfer` has r
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
@@ -22,7 +22,7 @@ from usbip_vudc.host import sg as sg_rule
 from usbip_vudc.host.handshake import import_device
 from usbip_vudc.host.outcome import result_of
 from usbip_vudc.sglist import Buffer, SGList
-from usbip_vudc.urb import HostUrb
+from usbip_vudc.urb import HostUrb, IsoUrb
 from usbip_vudc.usb.ch9 import Direction, SetupPacket
 from usbip_vudc.wire.connection import HostConnection
 from usbip_vudc.wire.pdu import UsbDevice
@@ -94,7 +94,7 @@ class Host:
         its reply won the race), with EPIPE for a stall, EOVERFLOW for babble, and so on;
         DeviceGone where the connection broke.
         """
-        finished = self._submit(urb)
+        finished = self.submit(urb)
         try:
             with anyio.move_on_after(timeout):
                 await finished.wait()
@@ -107,6 +107,23 @@ class Host:
                 urb.status = -errno.ETIMEDOUT
         return result_of(urb)
 
+    async def transfer_iso(
+        self,
+        endpoint: int,
+        lengths: Sequence[int],
+        data: Buffer | None = None,
+        timeout: float | None = None,
+    ) -> IsoUrb:
+        """An isochronous URB with packets of these lengths in bytes; it returns completed.
+
+        ``data`` is what goes out, packet behind packet, or where IN packets come to; without it
+        that is memory of its own. How each packet went is in the URB's ``packets``; raises as
+        `transfer` does where the URB itself failed. For a stream `submit` several of them.
+        """
+        urb = IsoUrb(endpoint, bytearray(sum(lengths)) if data is None else data, lengths)
+        await self.transfer(urb, timeout)
+        return urb
+
     async def transfer_sg(
         self, endpoint: int, sg: SGList, *, scatter_gather: bool = True
     ) -> sg_rule.SgResult:
@@ -115,12 +132,12 @@ class Host:
         Never raises for a failed URB: the result tells.
         """
         urbs = sg_rule.split(endpoint, sg, scatter_gather=scatter_gather)
-        waits = [(urb, self._submit(urb)) for urb in urbs]
+        waits = [(urb, self.submit(urb)) for urb in urbs]
         failed = False
         try:
             for urb, finished in waits:
                 if failed:
-                    self._unlink(urb)
+                    self.unlink(urb)
                 await finished.wait()
                 failed = failed or bool(urb.status)
         except BaseException:
@@ -143,7 +160,11 @@ class Host:
         await self.transfer(HostUrb(0, data, setup=setup), timeout)
         return b""
 
-    def _submit(self, urb: HostUrb) -> anyio.Event:
+    def submit(self, urb: HostUrb) -> anyio.Event:
+        """Send a URB behind those that are under way, without waiting: the event is its end.
+
+        Its buffer must stay untouched until then; `unlink` brings that about.
+        """
         finished = anyio.Event()
 
         def on_complete(_urb: HostUrb) -> None:
@@ -155,7 +176,8 @@ class Host:
         self._cable.kick()
         return finished
 
-    def _unlink(self, urb: HostUrb) -> None:
+    def unlink(self, urb: HostUrb) -> None:
+        """Ask for a pending URB back: it ends with -ECONNRESET, or as it just did."""
         self._connection.unlink(urb)
         self._cable.kick()
 
@@ -163,7 +185,7 @@ class Host:
         """Unlink and wait for the answer. A device that does not even answer that is gone."""
         if urb.status is not None:
             return
-        self._unlink(urb)
+        self.unlink(urb)
         with anyio.move_on_after(_UNLINK_PATIENCE, shield=True):
             await finished.wait()
         if urb.status is None:

@@ -42,7 +42,8 @@ from usbip_vudc.injection.jobs import Job, Part, other_bytes
 from usbip_vudc.injection.placing import Laid, lay_out
 from usbip_vudc.injection.transfer import Transfer
 from usbip_vudc.sglist import SGList
-from usbip_vudc.usb.ch9 import Direction
+from usbip_vudc.usb.ch9 import Direction, TransferType
+from usbip_vudc.wrapped import WrappedEndpoint
 
 __all__ = ("InjectedEndpoint", "Run")
 
@@ -72,17 +73,11 @@ class Run:
         self._tasks.start_soon(wait)
 
 
-class InjectedEndpoint(Endpoint):
+class InjectedEndpoint(WrappedEndpoint):
     """An endpoint of the function's own kind over ``inner``, for one run."""
 
     def __init__(self, run: Run, inner: Endpoint) -> None:
-        self.role = inner.role
-        self.direction = inner.direction
-        self.transfer_type = inner.transfer_type
-        self.address = inner.address
-        self.max_packet_size = inner.max_packet_size
-        self.interface = inner.interface
-        self._inner = inner
+        super().__init__(inner)
         self._own = run
         self._is_in = inner.direction == Direction.IN
         self._jobs: deque[Job] = deque()  # those that the function has not heard of again
@@ -124,15 +119,19 @@ class InjectedEndpoint(Endpoint):
 
     def halt(self) -> None:
         """As the seam says."""
+        self._check_idle()
+        self._inner.halt()
+
+    def wedge(self) -> None:
+        """As the seam says."""
+        self._check_idle()
+        self._inner.wedge()
+
+    def _check_idle(self) -> None:
         if self._is_in and self._waiting:
             raise LocalProtocolError(
                 f"halt with {len(self._waiting)} IN request(s) queued; wait for them first"
             )
-        self._inner.halt()
-
-    def task_woken(self) -> None:
-        """As the seam says."""
-        self._inner.task_woken()
 
     def close(self) -> None:
         """The run is over: what was held back ends, and what comes now is the UDC's affair."""
@@ -154,6 +153,7 @@ class InjectedEndpoint(Endpoint):
             direction=self.direction,
             length=request.length,
             max_packet_size=self.max_packet_size,
+            is_iso=self.transfer_type == TransferType.ISOCHRONOUS,
             data=(segments[0] if len(segments) == 1 else request.sg.gather()) if known else b"",
         )
 

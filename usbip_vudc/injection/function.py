@@ -21,6 +21,7 @@ from usbip_vudc.injection.actions import (
     Corrupt,
     Disconnect,
     Drop,
+    PacketSize,
     Short,
     Stall,
 )
@@ -31,7 +32,7 @@ from usbip_vudc.injection.plan import Plan
 from usbip_vudc.injection.rules import Rule
 from usbip_vudc.injection.transfer import Transfer
 from usbip_vudc.sglist import Buffer
-from usbip_vudc.usb.ch9 import Direction
+from usbip_vudc.usb.ch9 import Direction, SetupPacket, TransferType
 
 __all__ = ("InjectedFunction", "check_plan", "injected")
 
@@ -47,7 +48,10 @@ def injected(gadget: Gadget, plan: Plan | Injector) -> Gadget:
     if not rules:
         return gadget
     configs = tuple(_wrapped(config, rules, injector) for config in gadget.configs)
-    return replace(gadget, configs=configs)
+    illegal = any(isinstance(r.action, PacketSize) and r.action.illegal for r in rules)
+    return replace(
+        gadget, configs=configs, deliberately_illegal=gadget.deliberately_illegal or illegal
+    )
 
 
 def check_plan(plan: Plan, *gadgets: Gadget) -> None:
@@ -65,13 +69,24 @@ def check_plan(plan: Plan, *gadgets: Gadget) -> None:
             why = "is the kernel's own, out of a plan's reach" if kernel else "is not there"
             there = ", ".join(dict.fromkeys(f.name for f in ours)) or "none"
             raise SchemeError(f"rule '{rule}': {named} {why}; functions that are: {there}")
-        roles = {endpoint.role for f in meant for endpoint in _endpoints(f)}
-        if where.role and where.role not in roles:
-            names = ", ".join(dict.fromkeys(f.name for f in meant))
-            raise SchemeError(
-                f"rule '{rule}': {names} has no endpoint {where.role!r}; there are "
-                f"{', '.join(sorted(roles))}"
-            )
+        _check_role(rule, meant)
+
+
+def _check_role(rule: Rule, functions: Sequence[Function]) -> None:
+    role = rule.where.role
+    kinds = {e.role: e.transfer_type for f in functions for e in _endpoints(f)}
+    if not role:
+        return
+    if role not in kinds:
+        names = ", ".join(dict.fromkeys(f.name for f in functions))
+        raise SchemeError(
+            f"rule '{rule}': {names} has no endpoint {role!r}; there are {', '.join(sorted(kinds))}"
+        )
+    if kinds[role] == TransferType.ISOCHRONOUS and not rule.action.on_iso("function"):
+        raise SchemeError(
+            f"rule '{rule}': endpoint {role!r} is isochronous, where there is no "
+            f"{rule.action.name}: nothing is acknowledged there (USB 2.0 5.6.5)"
+        )
 
 
 def _function_rules(plan: Plan) -> list[Rule]:
@@ -103,12 +118,17 @@ class InjectedFunction(Function):
 
     def __init__(self, inner: Function, injector: Injector, rules: Sequence[Rule]) -> None:
         self.name = inner.name  # type: ignore[misc]  # of this object, not of all wrapped ones
+        self.device_requests = inner.device_requests  # type: ignore[misc]
         self.inner = inner
         self._injector = injector
         self.interfaces: Sequence[InterfaceSpec] = resized(inner.interfaces, rules)
         plain = inner.plain_interfaces
         self.plain_interfaces = None if plain is None else resized(plain, rules)
         self._run: Run | None = None
+
+    def selected(self) -> None:
+        """Tell the function."""
+        self.inner.selected()
 
     async def run(self, endpoints: Mapping[str, Endpoint]) -> None:
         """Run the function on wrapped endpoints. Raises SoftDisconnect where the plan says so."""
@@ -129,6 +149,10 @@ class InjectedFunction(Function):
     async def _watch(own: Run) -> None:
         await own.disconnected.wait()
         raise SoftDisconnect(own.away)
+
+    def refuses(self, setup: SetupPacket) -> bool:
+        """As the function itself."""
+        return self.inner.refuses(setup)
 
     def setup(self, request: ControlRequest) -> Buffer | None:
         """Answer through the plan; what is not answered stalls."""

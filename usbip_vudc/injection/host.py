@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +34,6 @@ from usbip_vudc.injection.actions import (
     Delay,
     Disconnect,
     Nak,
-    Short,
     Stall,
     Unlink,
     UseLayout,
@@ -44,9 +43,10 @@ from usbip_vudc.injection.injector import Injector
 from usbip_vudc.injection.layout import Layout
 from usbip_vudc.injection.placing import lay_out
 from usbip_vudc.injection.plan import Plan
+from usbip_vudc.injection.shaping import place_of, received, shaped_by, take_over
 from usbip_vudc.injection.transfer import Transfer
 from usbip_vudc.sglist import Buffer, SGList
-from usbip_vudc.urb import URB_SHORT_NOT_OK, URB_ZERO_PACKET, HostUrb
+from usbip_vudc.urb import URB_SHORT_NOT_OK, URB_ZERO_PACKET, HostUrb, IsoUrb
 from usbip_vudc.usb.ch9 import DescriptorType, Direction, Feature, SetupPacket, StandardRequest
 
 __all__ = ("HostSeam", "InjectedBlockingHost", "InjectedHost", "injected_connect")
@@ -109,7 +109,7 @@ class HostSeam:
         with self._deciding:
             before = self.injector.actions(transfer, BEFORE)
         yield from self._prepare(urb, before)
-        shaped = _shaped(urb, before)
+        shaped = shaped_by(urb, before)
         for action in before:
             if isinstance(action, UseLayout):
                 layout = action.layout
@@ -146,18 +146,19 @@ class HostSeam:
 
     def _end(self, urb: HostUrb, shaped: HostUrb, transfer: Transfer) -> _Steps:
         actual = shaped.actual
-        transfer.data = b"".join(urb.sg.cut(0, actual)) if urb.is_in else transfer.data
+        if urb is not shaped:
+            take_over(urb, shaped)
+        transfer.data = received(urb) if urb.is_in else transfer.data
         with self._deciding:
             after = self.injector.actions(transfer, AFTER)
             self.injector.finished(transfer, actual)
         for action in after:
             if isinstance(action, Corrupt) and action.offset < actual:
-                (byte,) = urb.sg.cut(action.offset, action.offset + 1)
+                place = place_of(urb, action.offset)
+                (byte,) = urb.sg.cut(place, place + 1)
                 byte[0] ^= action.xor
             elif isinstance(action, Delay):
                 yield _Sleep(action.seconds)
-        if urb is not shaped:
-            urb.actual, urb.status = actual, shaped.status
         self._learn(urb)
 
     def _learn(self, urb: HostUrb) -> None:
@@ -190,22 +191,8 @@ def _transfer(urb: HostUrb) -> Transfer:
         length=urb.length,
         data=b"" if urb.is_in else urb.sg.gather(),
         setup=urb.setup,
+        is_iso=urb.is_iso,
     )
-
-
-def _shaped(urb: HostUrb, before: tuple[Action, ...]) -> HostUrb:
-    """The URB as `Short` and `Corrupt` want it; the same where they do not."""
-    sg = urb.sg
-    for action in before:
-        if isinstance(action, Short):
-            sg = SGList(*sg.cut(0, action.length))
-        elif isinstance(action, Corrupt) and action.offset < sg.length:
-            data = bytearray(sg.gather())
-            data[action.offset] ^= action.xor
-            sg = SGList(data)
-    if sg is urb.sg:
-        return urb
-    return HostUrb(urb.endpoint, sg, setup=urb.setup, flags=urb.flags)
 
 
 def _laid_out(urb: HostUrb, layout: Layout, max_packet_size: int, unlink: float | None) -> _Steps:
@@ -261,6 +248,17 @@ class InjectedBlockingHost(BlockingHost):
         self._carry_out(self.seam.steps(urb, _split(sg, scatter_gather)), timeout)
         return SgResult(urb.actual, urb.status or 0, (urb,))
 
+    def transfer_each(self, urbs: Sequence[HostUrb], timeout: float | None = None) -> int:
+        """As of every BlockingHost where there are no rules; else one after the other."""
+        if not self.seam.injector:
+            return super().transfer_each(urbs, timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        moved = 0
+        for urb in urbs:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            moved += self.transfer(urb, left)
+        return moved
+
     def _carry_out(self, steps: _Steps, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
         for step in steps:
@@ -291,6 +289,18 @@ class InjectedHost:
         """As `Host.transfer`; ``timeout`` in seconds is for all of the transfer's URBs."""
         await self._carry_out(self.seam.steps(urb), timeout)
         return result_of(urb)
+
+    async def transfer_iso(
+        self,
+        endpoint: int,
+        lengths: Sequence[int],
+        data: Buffer | None = None,
+        timeout: float | None = None,
+    ) -> IsoUrb:
+        """As `Host.transfer_iso`."""
+        urb = IsoUrb(endpoint, bytearray(sum(lengths)) if data is None else data, lengths)
+        await self.transfer(urb, timeout)
+        return urb
 
     async def transfer_sg(
         self, endpoint: int, sg: SGList, *, scatter_gather: bool = True

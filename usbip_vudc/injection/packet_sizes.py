@@ -4,29 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Final
 
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.function import AltSetting, EndpointSpec, InterfaceSpec
+from usbip_vudc.gadget import legal_packet_sizes
 from usbip_vudc.injection.actions import PacketSize
 from usbip_vudc.injection.rules import Rule
-from usbip_vudc.usb.ch9 import Speed, TransferType
+from usbip_vudc.usb.ch9 import Speed
 
 __all__ = ("resized",)
-
-_LEGAL: Final = {
-    # USB 2.0 5.8.3 and 5.7.3, USB 3.2 8.12.1; what is missing cannot exist at that speed.
-    (TransferType.BULK, Speed.FULL): (8, 16, 32, 64),
-    (TransferType.BULK, Speed.HIGH): (512,),
-    (TransferType.BULK, Speed.SUPER): (1024,),
-    (TransferType.INTERRUPT, Speed.LOW): range(1, 9),
-    (TransferType.INTERRUPT, Speed.FULL): range(1, 65),
-    (TransferType.INTERRUPT, Speed.HIGH): range(1, 1025),
-    (TransferType.INTERRUPT, Speed.SUPER): range(1, 1025),
-    (TransferType.ISOCHRONOUS, Speed.FULL): range(1024),
-    (TransferType.ISOCHRONOUS, Speed.HIGH): range(1025),
-    (TransferType.ISOCHRONOUS, Speed.SUPER): range(1025),
-}
 
 
 def resized(interfaces: Sequence[InterfaceSpec], rules: Iterable[Rule]) -> Sequence[InterfaceSpec]:
@@ -63,7 +49,7 @@ def _resized_endpoint(endpoint: EndpointSpec, rules: Sequence[Rule]) -> Endpoint
 
 
 def _check(endpoint: EndpointSpec, speed: Speed, size: int, rule: Rule, *, illegal: bool) -> None:
-    legal = _LEGAL.get((endpoint.transfer_type, speed), ())
+    legal = legal_packet_sizes(endpoint.transfer_type, speed)
     if size in legal or illegal:
         return
     kind = endpoint.transfer_type.name.lower()

@@ -162,6 +162,7 @@ class Rule:
             (transfer.setup is not None) == self.is_control
             and self.where.matches(transfer)
             and self.action.applies(transfer)
+            and (not transfer.is_iso or self.action.on_iso(transfer.seam))
             and all(condition.matches(transfer) for condition in self.conditions)
         )
 

@@ -29,7 +29,7 @@ class Transfer:
     ``position`` and ``end`` say which bytes of its endpoint's stream it holds (the Injector's
     affair, as is ``reserved``). ``data`` is the payload where it is known: of IN at the function,
     of OUT at host and cable, and of both once they have moved. ``setup`` makes it a control
-    transfer.
+    transfer. It ``is_iso`` where it is the data of one service interval, or a URB with packets.
     """
 
     seam: str
@@ -41,6 +41,7 @@ class Transfer:
     max_packet_size: int = 0
     data: Buffer = b""
     setup: SetupPacket | None = None
+    is_iso: bool = False
     position: int = 0
     end: int = 0
     reserved: int = 0

@@ -30,6 +30,7 @@ from usbip_vudc.proxy.passing import Answer, Urb
 from usbip_vudc.proxy.relay import Ending
 from usbip_vudc.sglist import Buffer
 from usbip_vudc.wire.connection import MAX_TRANSFER
+from usbip_vudc.wire.iso import cut_received, inside, pack_packets, parse_packets
 
 __all__ = ("apply_after", "apply_before")
 
@@ -54,6 +55,8 @@ def _layout(action: UseLayout, urb: Urb) -> None:
 def _short_out(action: Short, urb: Urb) -> None:
     pdu = urb.pdu
     pdu.payload = pdu.payload[: action.length]
+    if pdu.iso:
+        pdu.iso = pack_packets(inside(parse_packets(pdu.iso), len(pdu.payload)))
     pdu.head = replace(pdu.head, transfer_buffer_length=len(pdu.payload))
     pdu.raw = pdu.head.pack()
 
@@ -88,6 +91,8 @@ def _disconnect(action: Disconnect, urb: Urb) -> None:
 def _short_in(action: Short, _urb: Urb, answer: Answer) -> None:
     answer.status = 0
     answer.resize(min(action.length, answer.actual), with_payload=True)
+    if answer.iso:
+        answer.iso = pack_packets(cut_received(parse_packets(answer.iso), answer.actual))
 
 
 def _corrupt_in(action: Corrupt, _urb: Urb, answer: Answer) -> None:

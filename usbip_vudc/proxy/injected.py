@@ -80,14 +80,14 @@ class InjectedRelay(Relay):
             return
         self.urbs += 1
         self._trail.submit(pdu)
-        urb = Urb(pdu, self._transfer(pdu))
+        urb = Urb(pdu, self._transfer(pdu), pdu.iso)
         self._urbs[urb.seqnum] = urb
         for action in self._injector.actions(urb.transfer, BEFORE):
             apply_before(action, urb)
         self.ending = urb.ending
         if self.ending is None and not urb.dropped:
             if urb.stalled:
-                self._answer(urb, Answer.failed(-errno.EPIPE))
+                self._answer(urb, Answer.failed(-errno.EPIPE, urb))
             else:
                 self._forward(urb)
         urb.pdu.payload = b""  # on its way, or nobody's
@@ -142,6 +142,7 @@ class InjectedRelay(Relay):
             max_packet_size=self._endpoints.of(head).max_packet_size,
             data=pdu.payload,
             setup=SetupPacket.parse(head.setup) if is_control else None,
+            is_iso=head.number_of_packets > 0,
         )
 
     # --- towards the device --------------------------------------------------------------------
@@ -200,7 +201,8 @@ class InjectedRelay(Relay):
         if urb.unlinked and urb.unlinks:
             self._taken_back(urb, urb.unlinks)
             return
-        self._answer(urb, Answer.failed(-errno.ECONNRESET) if urb.unlinked else join(urb))
+        failed = Answer.failed(-errno.ECONNRESET, urb) if urb.unlinked else None
+        self._answer(urb, failed or join(urb))
         if urb.unlinks and urb.seqnum in self._held:
             self._taken_back(urb, urb.unlinks)
         else:

@@ -15,7 +15,8 @@ from usbip_vudc.proxy.ends import Reply, Submit, numbered
 from usbip_vudc.proxy.relay import Ending
 from usbip_vudc.sglist import Buffer
 from usbip_vudc.urb import URB_DMA_MAP_SG, URB_ZERO_PACKET
-from usbip_vudc.wire.pdu import CmdSubmit, RetSubmit
+from usbip_vudc.wire.iso import completed, pack_packets, parse_packets
+from usbip_vudc.wire.pdu import CmdSubmit, IsoPacket, RetSubmit
 
 __all__ = ("Answer", "Part", "Urb", "cut", "join")
 
@@ -34,11 +35,13 @@ class Urb:
     """A URB as the host sent it, until it has been answered, and what is to be done with it.
 
     ``open`` parts are at the device. ``unlinks`` are the host's CMD_UNLINKs that wait for them;
-    ``unlinking`` says that the device was asked, ``unlinked`` that it gave a part back.
+    ``unlinking`` says that the device was asked, ``unlinked`` that it gave a part back. ``iso`` is
+    the descriptors of packets as the host made them.
     """
 
     pdu: Submit
     transfer: Transfer
+    iso: bytes = b""
     layout: Layout | None = None
     stalled: bool = False
     dropped: bool = False
@@ -89,9 +92,10 @@ class Answer:
         return cls(head.status, head.actual_length, reply.payload, reply.iso, head, reply.raw)
 
     @classmethod
-    def failed(cls, status: int) -> Answer:
-        """What the device did not say."""
-        return cls(status)
+    def failed(cls, status: int, urb: Urb) -> Answer:
+        """What the device did not say. The packets of an isochronous URB have not moved."""
+        count = len(urb.iso) // IsoPacket.SIZE
+        return cls(status, iso=urb.iso, head=RetSubmit(seqnum=0, number_of_packets=count))
 
     def reply(self, seqnum: int) -> Reply:
         """As RET_SUBMIT for this URB of the host; where nothing was changed, as it came."""
@@ -143,7 +147,12 @@ def join(urb: Urb) -> Answer:
     """What the parts come to: the sum of their lengths, the first error, their data in order."""
     replies = [part.reply for part in urb.parts if part.reply is not None]
     if len(replies) == 1:
-        return Answer.of(replies[0])
+        answer = Answer.of(replies[0])
+        if answer.iso and urb.pdu.iso != urb.iso:
+            # vhci takes over the lengths of a reply: they are to be those it asked for.
+            went = parse_packets(answer.iso)
+            answer.iso = pack_packets(completed(parse_packets(urb.iso), went))
+        return answer
     return Answer(
         next((reply.head.status for reply in replies if reply.head.status), 0),
         sum(reply.head.actual_length for reply in replies),

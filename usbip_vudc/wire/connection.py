@@ -1,24 +1,28 @@
 """Sans-I/O USB/IP connections after IMPORT: the device's role and the host's.
 
-A driver (cable.py) asks `get_buffers` where the next bytes go, says with `advance` how many came,
-sends what lies in ``outgoing``, and then makes the calls of ``when_sent``. Payloads land in the
-memory that wants them; there is no growing copy. A peer that breaks the protocol raises
-RemoteProtocolError, after which the connection must be closed. Memory is bounded by the limits
-below.
+`Connection` (stream.py) says how a driver moves their bytes. A peer that breaks the protocol
+raises RemoteProtocolError, after which the connection must be closed. Memory is bounded by
+MAX_TRANSFER, MAX_ISO_PACKETS and what the sink keeps.
 """
 
 from __future__ import annotations
 
 import errno
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from usbip_vudc.errors import LocalProtocolError, RemoteProtocolError
-from usbip_vudc.memory import page_aligned
-from usbip_vudc.sglist import Buffer
-from usbip_vudc.urb import URB_DIR_IN, URB_DMA_MAP_SG, HostUrb, Landing, Urb
+from usbip_vudc.urb import (
+    MAX_ISO_PACKETS,
+    URB_DIR_IN,
+    URB_DMA_MAP_SG,
+    HostUrb,
+    IsoPacket,
+    IsoUrb,
+    Landing,
+    Urb,
+)
 from usbip_vudc.usb.ch9 import Direction, SetupPacket
+from usbip_vudc.wire.iso import IsoReply, check_submit, pack_packets
 from usbip_vudc.wire.pdu import (
     CMD_SUBMIT,
     CMD_UNLINK,
@@ -28,9 +32,10 @@ from usbip_vudc.wire.pdu import (
     RET_UNLINK,
     SUBMIT_STRUCT,
     CmdUnlink,
-    IsoPacket,
+    RetSubmit,
     RetUnlink,
 )
+from usbip_vudc.wire.stream import MAX_TRANSFER, Connection
 
 __all__ = (
     "MAX_ISO_PACKETS",
@@ -42,100 +47,13 @@ __all__ = (
     "UrbSink",
 )
 
-MAX_TRANSFER: Final = 16 << 20
-"""Bytes of one URB. The kernel's stub fails to allocate 16 MiB; usbfs has 16 MiB in all."""
-
-MAX_ISO_PACKETS: Final = 1024
-"""USBIP_MAX_ISO_PACKETS, drivers/usb/usbip/usbip_common.h."""
-
-_RECEIVE_SIZE: Final = 64 << 10
 _NO_SETUP: Final = bytes(SetupPacket.SIZE)
+_IN: Final = int(Direction.IN)
 MAX_LENT: Final = 4096
 """OUT payloads up to here are handed on where they arrived; a landing costs more than a copy."""
 
 _INLINE: Final = 256
 """Payloads up to here join their header; larger ones go out as views of their own, uncopied."""
-
-
-class Connection(ABC):
-    """What a cable drives: a stream of 48-byte headers with payloads between them.
-
-    ``when_sent`` holds what to call once everything in ``outgoing`` has left: requests whose
-    memory the replies still point into.
-    """
-
-    def __init__(self) -> None:
-        self.outgoing: list[Buffer] = []
-        self.when_sent: list[Callable[[], None]] = []
-        self._view = page_aligned(_RECEIVE_SIZE)
-        self._whole = (self._view,)
-        self._start = 0
-        self._end = 0
-        self._landing: Landing | None = None
-
-    def get_buffers(self) -> Sequence[memoryview]:
-        """Where the next bytes go, in order. Ask again before every receive."""
-        if self._landing is not None:
-            return self._landing.remaining()
-        return (self._view[self._end :],) if self._end else self._whole
-
-    def advance(self, length: int) -> None:
-        """``length`` bytes have arrived where `get_buffers` said; act on all that is complete.
-
-        Raises RemoteProtocolError where the peer broke the protocol.
-        """
-        landing = self._landing
-        if landing is None:
-            self._end += length
-        else:
-            landing.received += length
-            if landing.received < landing.length:
-                return
-            self._landing = None
-            self._landed()
-        self._parse()
-        rest = self._end - self._start
-        if rest and self._start:
-            # What is left is less than a header: keep it at the front.
-            self._view[:rest] = bytes(self._view[self._start : self._end])
-        self._start = 0
-        self._end = rest
-
-    @property
-    def awaited(self) -> int:
-        """Bytes of a payload that are still to come, 0 between PDUs."""
-        landing = self._landing
-        return landing.length - landing.received if landing is not None else 0
-
-    @property
-    def at_boundary(self) -> bool:
-        """Whether the stream may end here: no PDU is half received."""
-        return self._landing is None and self._end == 0
-
-    def _header(self) -> bytes:
-        """Take the next header out of the buffer."""
-        start = self._start
-        self._start += HEADER_SIZE
-        return bytes(self._view[start : self._start])
-
-    def _receive(self, landing: Landing) -> bool:
-        """Give a landing what has come of it already; False if the rest is still to come."""
-        available = min(self._end - self._start, landing.length)
-        if available:
-            landing.put(self._view[self._start : self._start + available])
-            self._start += available
-        if available < landing.length:
-            self._landing = landing
-            return False
-        return True
-
-    @abstractmethod
-    def _parse(self) -> None:
-        """Act on each complete header in the buffer, until one is cut or a payload is awaited."""
-
-    @abstractmethod
-    def _landed(self) -> None:
-        """The payload that was awaited is complete."""
 
 
 class UrbSink(Protocol):
@@ -146,6 +64,9 @@ class UrbSink(Protocol):
 
     def submit(self, urb: Urb) -> None:
         """A URB has arrived whole. Its payload is lent for the call: copy it to keep it."""
+
+    def submit_iso(self, urb: Urb) -> None:
+        """A URB of packets has arrived whole; its payload is its own."""
 
     def unlink(self, seqnum: int) -> bool:
         """Forget a pending URB; False where it is not pending (unknown or completed)."""
@@ -161,18 +82,27 @@ class DeviceConnection(Connection):
 
     def ret_submit(self, urb: Urb) -> None:
         """Reply to a completed URB: its status, and for IN its data whatever the status."""
+        if urb.iso_packets:
+            self._ret_iso(urb)
+            return
         data = urb.data
         header = RET_SUBMIT_STRUCT.pack(
             RET_SUBMIT, urb.seqnum, 0, 0, 0, urb.status, urb.actual, urb.start_frame,
             urb.number_of_packets, 0,
         )  # fmt: skip
-        if urb.actual <= _INLINE and not urb.iso_packets:
+        if urb.actual <= _INLINE:
             self.outgoing.append(b"".join((header, *data)) if data else header)
             return
         self.outgoing.append(header)
         self.outgoing.extend(data)
-        if urb.iso_packets:
-            self.outgoing.append(urb.iso_packets)
+
+    def _ret_iso(self, urb: Urb) -> None:
+        """The packets' bytes without gaps, and their descriptors behind them."""
+        header = RET_SUBMIT_STRUCT.pack(
+            RET_SUBMIT, urb.seqnum, 0, 0, 0, urb.status, urb.actual, urb.start_frame,
+            urb.number_of_packets, urb.error_count,
+        )  # fmt: skip
+        self.outgoing.extend((header, *urb.data, urb.iso_packets))
 
     def _parse(self) -> None:
         unpack = SUBMIT_STRUCT.unpack_from
@@ -191,13 +121,16 @@ class DeviceConnection(Connection):
                 )
             urb = Urb(seqnum, ep | direction << 7, length, flags, setup)
             if start_frame or packets:
+                check_submit(seqnum, ep, length, packets)
                 urb.start_frame = start_frame
                 urb.number_of_packets = packets
             if packets > 0:
                 if not self._receive_iso(urb, packets):
                     self._arriving = urb
                     return
-            elif length and not direction:
+                self._sink.submit_iso(urb)
+                continue
+            if length and not direction:
                 start = self._start
                 if length <= MAX_LENT and length <= self._end - start:
                     # Lent, not given: the sink copies what it keeps.
@@ -209,11 +142,6 @@ class DeviceConnection(Connection):
             submit(urb)
 
     def _receive_iso(self, urb: Urb, packets: int) -> bool:
-        if packets > MAX_ISO_PACKETS:
-            raise RemoteProtocolError(
-                f"CMD_SUBMIT seqnum {urb.seqnum}: number_of_packets {packets}, at most "
-                f"{MAX_ISO_PACKETS}"
-            )
         payload = 0 if urb.endpoint & Direction.IN else urb.length
         buffer = bytearray(payload + packets * IsoPacket.SIZE)
         urb.payload = buffer
@@ -228,13 +156,18 @@ class DeviceConnection(Connection):
         cut = len(urb.payload) - urb.number_of_packets * IsoPacket.SIZE
         urb.iso_packets = bytes(urb.payload[cut:])
         urb.payload = urb.payload[:cut]
+        check_submit(
+            urb.seqnum, urb.endpoint & 15, urb.length, urb.number_of_packets, urb.iso_packets
+        )
 
     def _landed(self) -> None:
         urb, self._arriving = self._arriving, None
         if urb is not None:
             if urb.number_of_packets > 0:
                 self._split_iso(urb)
-            self._sink.submit(urb)
+                self._sink.submit_iso(urb)
+            else:
+                self._sink.submit(urb)
 
     def _unlink(self, command: int) -> None:
         if command != CMD_UNLINK:
@@ -258,17 +191,19 @@ class HostConnection(Connection):
         self._devid = devid
         self._seqnum = 0
         self._pending: dict[int, HostUrb] = {}
+        self._pending_iso: dict[int, IsoUrb] = {}
         self._unlinks: dict[int, HostUrb] = {}
         self._reply: tuple[HostUrb, int] | None = None
+        self._iso_reply: IsoReply | None = None
         self._lost: int | None = None
 
     @property
     def pending(self) -> int:
         """URBs that the device has not answered yet."""
-        return len(self._pending)
+        return len(self._pending) + len(self._pending_iso)
 
     def submit(self, urb: HostUrb) -> None:
-        """Put CMD_SUBMIT and the OUT payload into ``outgoing``.
+        """Put CMD_SUBMIT, the OUT payload and the descriptors of packets into ``outgoing``.
 
         Raises LocalProtocolError where the URB is pending or used already, or too long. On a
         connection that is lost the URB completes at once with that status.
@@ -281,7 +216,10 @@ class HostConnection(Connection):
         if self._lost is not None:
             urb.complete(self._lost)
             return
-        is_in = urb.endpoint & Direction.IN
+        if urb.is_iso:
+            self._submit_iso(urb)
+            return
+        is_in = urb.endpoint & _IN
         flags = urb.flags | URB_DIR_IN if is_in else urb.flags
         segments = urb.sg.segments
         if len(segments) > 1:
@@ -299,9 +237,21 @@ class HostConnection(Connection):
             self.outgoing.append(header)
             self.outgoing.extend(segments)
 
+    def _submit_iso(self, urb: HostUrb) -> None:
+        assert isinstance(urb, IsoUrb)
+        header = SUBMIT_STRUCT.pack(
+            CMD_SUBMIT, urb.seqnum, self._devid, int(urb.is_in), urb.endpoint & 15,
+            urb.flags | URB_DIR_IN if urb.is_in else urb.flags, urb.length, urb.start_frame,
+            len(urb.packets), urb.interval, _NO_SETUP,
+        )  # fmt: skip
+        self._pending_iso[urb.seqnum] = urb
+        payload = () if urb.is_in else urb.sg.segments
+        self.outgoing.extend((header, *payload, pack_packets(urb.packets)))
+
     def unlink(self, urb: HostUrb) -> None:
         """Ask for a pending URB back; it completes with -ECONNRESET, or as it just did."""
-        if urb.status is None and urb.seqnum in self._pending:
+        pending = self._pending_iso if urb.is_iso else self._pending
+        if urb.status is None and urb.seqnum in pending:
             seqnum = self._next_seqnum()
             self._unlinks[seqnum] = urb
             pdu = CmdUnlink(seqnum=seqnum, devid=self._devid, unlink_seqnum=urb.seqnum)
@@ -310,9 +260,10 @@ class HostConnection(Connection):
     def lost(self, status: int) -> None:
         """The connection is gone: every pending URB completes with this negative errno."""
         self._lost = status
-        pending, self._pending = self._pending, {}
+        pending = [*self._pending.values(), *self._pending_iso.values()]
+        self._pending, self._pending_iso = {}, {}
         self._unlinks.clear()
-        for urb in pending.values():
+        for urb in pending:
             urb.complete(status)
 
     def _next_seqnum(self) -> int:
@@ -329,17 +280,16 @@ class HostConnection(Connection):
             self._start += HEADER_SIZE
             urb = self._pending.get(seqnum)
             if urb is None:
-                raise RemoteProtocolError(
-                    f"RET_SUBMIT for seqnum {seqnum}, which is not pending (last sent "
-                    f"{self._seqnum})"
-                )
+                if not self._ret_iso(seqnum):
+                    return
+                continue
             if not 0 <= actual <= urb.length:
                 raise RemoteProtocolError(
                     f"RET_SUBMIT seqnum {seqnum}: actual_length {actual}, but "
                     f"{urb.length} bytes were asked for"
                 )
             urb.actual = actual
-            if actual and urb.endpoint & Direction.IN:
+            if actual and urb.endpoint & _IN:
                 segments = urb.sg.segments
                 if actual <= self._end - self._start and len(segments) == 1:
                     segments[0][:actual] = self._view[self._start : self._start + actual]
@@ -355,6 +305,29 @@ class HostConnection(Connection):
             (urb, status), self._reply = self._reply, None
             del self._pending[urb.seqnum]
             urb.complete(status)
+        elif self._iso_reply is not None:
+            self._end_iso(self._iso_reply)
+
+    def _ret_iso(self, seqnum: int) -> bool:
+        """The reply to an isochronous URB, or to none; False while the rest is still to come."""
+        urb = self._pending_iso.get(seqnum)
+        if urb is None:
+            raise RemoteProtocolError(
+                f"RET_SUBMIT for seqnum {seqnum}, which is not pending (last sent {self._seqnum})"
+            )
+        header = self._view[self._start - HEADER_SIZE : self._start]
+        reply = IsoReply(urb, RetSubmit.parse(bytes(header)))
+        if not self._receive(Landing([memoryview(reply.buffer)], len(reply.buffer))):
+            self._iso_reply = reply
+            return False
+        self._end_iso(reply)
+        return True
+
+    def _end_iso(self, reply: IsoReply) -> None:
+        self._iso_reply = None
+        reply.deliver()  # it stays pending where that fails: the connection breaks then
+        del self._pending_iso[reply.urb.seqnum]
+        reply.urb.complete(reply.head.status)
 
     def _ret_unlink(self, command: int) -> None:
         if command != RET_UNLINK:
@@ -363,6 +336,9 @@ class HostConnection(Connection):
             )
         pdu = RetUnlink.parse(self._header())
         urb = self._unlinks.pop(pdu.seqnum, None)
+        if urb is None:
+            return
+        pending = self._pending_iso if urb.is_iso else self._pending
         # As vhci does: the URB is given back even where status 0 came without a RET_SUBMIT.
-        if urb is not None and self._pending.pop(urb.seqnum, None) is not None:
+        if pending.pop(urb.seqnum, None) is not None:
             urb.complete(pdu.status or -errno.ECONNRESET)

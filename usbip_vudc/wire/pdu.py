@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import Final
 
 from usbip_vudc.errors import RemoteProtocolError
+from usbip_vudc.urb import IsoPacket
 from usbip_vudc.usb.ch9 import Speed
 
 __all__ = (
@@ -280,7 +281,6 @@ SUBMIT_STRUCT: Final = struct.Struct(">IIIIIIiiii8s")
 RET_SUBMIT_STRUCT: Final = struct.Struct(">IIIIIiiiii8x")
 _UNLINK = struct.Struct(">IIIIII24x")
 _RET_UNLINK = struct.Struct(">IIIIIi24x")
-_ISO = struct.Struct(">IIIi")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -428,25 +428,3 @@ class RetUnlink:
         """Read 48 bytes whose command is RET_UNLINK."""
         _command, seqnum, devid, direction, ep, status = _RET_UNLINK.unpack(data)
         return cls(seqnum=seqnum, devid=devid, direction=direction, ep=ep, status=status)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IsoPacket:
-    """``struct usbip_iso_packet_descriptor``: bytes within the transfer buffer."""
-
-    offset: int
-    length: int
-    actual_length: int = 0
-    status: int = 0
-
-    SIZE = _ISO.size
-
-    def pack(self) -> bytes:
-        """Sixteen bytes."""
-        return _ISO.pack(self.offset, self.length, self.actual_length, self.status)
-
-    @classmethod
-    def parse(cls, data: bytes) -> IsoPacket:
-        """Read sixteen bytes."""
-        offset, length, actual, status = _ISO.unpack(data)
-        return cls(offset=offset, length=length, actual_length=actual, status=status)

@@ -25,6 +25,14 @@ _ON_FUNCTION_CONTROL: Final = frozenset(("stall", "short", "corrupt", "drop", "d
 _NOT_ON_HOST_CONTROL: Final = frozenset(("stall", "zlp"))
 """Endpoint 0 has no halt that outlives a transfer, and no transfers without a setup packet."""
 
+_NOT_ON_ISO: Final = {
+    "function": frozenset(("stall", "zlp")),
+    "host": frozenset(("stall", "zlp", "layout")),
+    "cable": frozenset(("stall", "babble", "layout")),
+}
+"""No handshake, so no halt and no ZLP (USB 2.0 5.6.5); a URB's packets are what the host made them,
+and babble is a packet's status, not the URB's."""
+
 
 def at(moment: str, *places: str) -> dict[str, str]:
     """``"function host.in"`` -> each seam and direction it names, all at this moment."""
@@ -60,6 +68,10 @@ class Action(ABC):
         if seam == "function":
             return self.name in _ON_FUNCTION_CONTROL
         return seam != "host" or self.name not in _NOT_ON_HOST_CONTROL
+
+    def on_iso(self, seam: str) -> bool:
+        """Whether it can act on isochronous transfers at this seam."""
+        return self.name not in _NOT_ON_ISO[seam]
 
     @abstractmethod
     def explain(self, seam: str) -> str:
