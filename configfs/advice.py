@@ -158,6 +158,11 @@ def _bind_advice(number: int) -> str:
 
 
 def _attribute_advice(number: int, path: Path) -> str:
+    if number == errno.ENOENT and path.parent.name == "webusb" and not path.parent.exists():
+        return (
+            "this kernel has no WebUSB in configfs (drivers/usb/gadget/configfs.c has it since "
+            "6.3); usbip-vudc serve has"
+        )
     if number == errno.ENOENT and not path.exists():  # otherwise it is of what the value names
         there = _attributes(path.parent)
         near = difflib.get_close_matches(path.name, there, n=1)

@@ -13,8 +13,8 @@ import pwd
 import signal
 import struct
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
@@ -55,11 +55,13 @@ class DroppedRunner:
         user: pwd.struct_passwd,
         *,
         on_leave: Callable[[float], None],
+        beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self._name = name
         self._mounted = mounted
         self._user = user
         self._on_leave = on_leave
+        self._beside = beside
         self._pid = 0
         self._from_child = self._to_child = -1
 
@@ -124,7 +126,7 @@ class DroppedRunner:
             runner.drain()
             os.write(says, _SECONDS.pack(seconds))
 
-        runner = Runner(self._name, self._mounted, on_leave=leave)
+        runner = Runner(self._name, self._mounted, on_leave=leave, beside=self._beside)
         runner.open()
         try:
             os.write(says, _READY)

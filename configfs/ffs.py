@@ -24,6 +24,7 @@ import functionfs
 from configfs.aio import Transfers
 from configfs.ffs_descriptors import FfsDescription
 from configfs.ffs_endpoint import FfsEndpoint
+from configfs.wedges import Wedges
 from usbip_vudc.function import ControlRequest, Function
 from usbip_vudc.lives import Lives
 from usbip_vudc.sglist import Buffer
@@ -76,6 +77,7 @@ class FunctionFs:
         self._transfers = transfers
         self._lives = lives
         self._on_crash = on_crash
+        self._wedges = Wedges()
         self._ep0: functionfs.Endpoint0File | None = None
         self._files: list[functionfs.EndpointFile] = []
         self._endpoints: dict[str, FfsEndpoint] = {}
@@ -145,6 +147,10 @@ class FunctionFs:
                 else:
                     self._on_event(event.type)
 
+    async def keep_wedged(self) -> None:
+        """Halt the wedged endpoints again and again, until cancelled."""
+        await self._wedges.run()
+
     def _on_event(self, kind: int) -> None:
         log.debug("%s: %s", self.function.name, _EVENT_NAMES.get(kind, kind))
         if kind == functionfs.ENABLE:
@@ -162,6 +168,7 @@ class FunctionFs:
                     self._file.getRealInterfaceNumber(spec.interface),
                     self._transfers,
                     self._on_crash,
+                    self._wedges,
                 )
                 for spec, file in zip(self.description.endpoints, self._files, strict=True)
             ]
@@ -206,8 +213,10 @@ class FunctionFs:
             await anyio.to_thread.run_sync(self._file.write, answer[: setup.wLength])
 
     async def _control_out(self, setup: SetupPacket) -> None:
-        if setup.wLength:
-            # FunctionFS acknowledges the data as it is read, so the function cannot refuse it.
+        if setup.wLength and self.function.refuses(setup):
+            self._file.halt(setup.bmRequestType)
+        elif setup.wLength:
+            # FunctionFS acknowledges the data as it is read: it is too late to refuse it then.
             data = await anyio.to_thread.run_sync(self._file.read, setup.wLength)
             if self._answer(setup, data or b"") is None:
                 log.warning(

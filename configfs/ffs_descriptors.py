@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import functionfs
 
+from configfs.ffs_os_descriptors import os_structures
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.function import Endpoint, EndpointSpec, Function, InterfaceSpec
-from usbip_vudc.gadget import Config, Description, Gadget
+from usbip_vudc.gadget import Config, Description, Gadget, OsFeatures
 from usbip_vudc.usb.ch9 import DescriptorType, Speed
 
 __all__ = ("FfsDescription", "FfsEndpointSpec", "describe")
@@ -51,24 +52,40 @@ class FfsDescription:
     plain: bool
 
 
-def describe(function: Function) -> FfsDescription:
-    """Describe a function for FunctionFS.
+def describe(
+    function: Function,
+    *,
+    deliberately_illegal: bool = False,
+    features: OsFeatures | None = None,
+) -> FfsDescription:
+    """Describe a function for FunctionFS, at the speeds where USB allows it, or at each.
 
-    Raises SchemeError where it has a descriptor that FunctionFS refuses and no plain form, or
-    more than one alternate setting, of which FunctionFS tells no function.
+    ``features`` are for Microsoft OS 1.0 descriptors. Raises SchemeError where USB allows it at
+    no speed, where it has a descriptor that FunctionFS refuses and no plain form, more than one
+    alternate setting, of which FunctionFS tells no function, or a property that the kernel would
+    not answer with.
     """
     plain = function.plain_interfaces is not None
     interfaces = tuple(function.plain_interfaces or function.interfaces)
     for spec in interfaces:
         _check(function, spec)
-    form = _Form(function.name, interfaces)
-    described = {speed: _at_speed(form, speed) for speed in _SPEEDS}
-    lists = {speed: _structures(found) for speed, found in described.items()}
+    form = _gadget(_Form(function.name, interfaces), deliberately_illegal)
+    # Where it is possible nowhere, describing says why.
+    speeds = [speed for speed in _SPEEDS if form.possible(speed)] or [Speed.HIGH]
+    described = {speed: form.describe(speed) for speed in speeds}
+    lists = {
+        speed: _structures(described[speed]) if speed in described else [] for speed in _SPEEDS
+    }
     # Old kernels panic on the eventfd of FUNCTIONFS_EVENTFD; ep0 can be polled itself.
+    flags = functionfs.ALL_CTRL_RECIP if function.device_requests else 0
     descriptors = functionfs.getDescsV2(
-        0, fs_list=lists[Speed.FULL], hs_list=lists[Speed.HIGH], ss_list=lists[Speed.SUPER]
+        flags,
+        fs_list=lists[Speed.FULL],
+        hs_list=lists[Speed.HIGH],
+        ss_list=lists[Speed.SUPER],
+        os_list=os_structures(function.name, features) if features is not None else [],
     )
-    strings = functionfs.getStrings(_strings(described[Speed.HIGH]))
+    strings = functionfs.getStrings(_strings(described[speeds[0]]))
     endpoints = (
         (index, endpoint)
         for index, spec in enumerate(interfaces)
@@ -111,9 +128,14 @@ def _check(function: Function, spec: InterfaceSpec) -> None:
             )
 
 
-def _at_speed(form: Function, speed: Speed) -> Description:
-    config = Config(functions=(form,))
-    return Gadget(name=form.name, idVendor=0, idProduct=0, configs=(config,)).describe(speed)
+def _gadget(form: Function, deliberately_illegal: bool) -> Gadget:
+    return Gadget(
+        name=form.name,
+        idVendor=0,
+        idProduct=0,
+        deliberately_illegal=deliberately_illegal,
+        configs=(Config(functions=(form,)),),
+    )
 
 
 def _structures(description: Description) -> list[ctypes.LittleEndianStructure]:

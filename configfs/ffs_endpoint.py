@@ -17,6 +17,7 @@ import functionfs
 
 from configfs.aio import MAX_TRANSFER, Transfer, Transfers
 from configfs.ffs_descriptors import FfsEndpointSpec
+from configfs.wedges import Wedges
 from usbip_vudc.errors import (
     EndpointDisabled,
     LocalProtocolError,
@@ -26,7 +27,7 @@ from usbip_vudc.errors import (
     errno_name,
 )
 from usbip_vudc.function import Endpoint, Request
-from usbip_vudc.usb.ch9 import Direction
+from usbip_vudc.usb.ch9 import Direction, TransferType
 
 __all__ = ("FfsEndpoint",)
 
@@ -41,6 +42,7 @@ _GONE: Final = frozenset((errno.ESHUTDOWN, errno.EAGAIN, errno.ENODEV, errno.EIN
 class FfsEndpoint(Endpoint):
     """An endpoint of one configuration. ``on_crash`` hears when an ``on_complete`` raised.
 
+    ``wedges`` keeps it halted where `wedge` was called.
     Raises OSError where the configuration ended before this object was made.
     """
 
@@ -51,6 +53,7 @@ class FfsEndpoint(Endpoint):
         interface: int,
         transfers: Transfers,
         on_crash: Callable[[], None],
+        wedges: Wedges,
     ) -> None:
         descriptor = file.getDescriptor()
         self.role = spec.spec.role
@@ -58,10 +61,15 @@ class FfsEndpoint(Endpoint):
         self.transfer_type = spec.spec.transfer_type
         self.address = int(descriptor.bEndpointAddress)
         self.max_packet_size = descriptor.wMaxPacketSize & _PACKET_SIZE_MASK
+        if self.transfer_type in (TransferType.INTERRUPT, TransferType.ISOCHRONOUS):
+            # Bits 12..11 (USB 2.0 table 9-13). Bursts stand in a companion that f_fs does not show.
+            packets = 1 + (descriptor.wMaxPacketSize >> 11 & 3)
+            self.bytes_per_interval = self.max_packet_size * packets
         self.interface = interface
         self._file = file
         self._transfers = transfers
         self._on_crash = on_crash
+        self._wedges = wedges
         self._is_in = self.direction == Direction.IN
         self._enabled = True
         self._queued: dict[Request, list[Transfer]] = {}
@@ -99,6 +107,15 @@ class FfsEndpoint(Endpoint):
         """As the seam says. The wrong kind of access halts an endpoint file."""
         if self._is_in and self._queued:
             raise LocalProtocolError(f"{self.role}: cannot halt while IN requests are queued")
+        self._wedges.discard(self)
+        self._halt()
+
+    def wedge(self) -> None:
+        """As the seam says: see wedges.py."""
+        self.halt()
+        self._wedges.add(self, self._halt)
+
+    def _halt(self) -> None:
         try:
             self._file.halt()
         except OSError as error:
@@ -116,6 +133,7 @@ class FfsEndpoint(Endpoint):
         Those that the kernel still holds do so when it gives them back.
         """
         self._enabled = False
+        self._wedges.discard(self)
         for request in tuple(self._queued):
             self.withdraw(request)
         while self._shut_down:

@@ -14,7 +14,7 @@ from typing import Final
 
 from configfs.transaction import ConfigfsGadget
 from usbip_vudc.errors import SchemeError
-from usbip_vudc.gadget import Config, Gadget, KernelFunction, OsDescriptors, Text
+from usbip_vudc.gadget import Config, Gadget, KernelFunction, OsDescriptors, Text, WebUsb
 from usbip_vudc.sysfs import SysfsError, read_attribute, read_bytes
 from usbip_vudc.usb.ch9 import ConfigAttributes, Speed
 from usbip_vudc.usb.descriptors import LANGID_ENGLISH_US
@@ -55,6 +55,7 @@ def read_gadget(gadget: ConfigfsGadget) -> Gadget:
         serial=_text(path / "strings", "serialnumber"),
         max_speed=_max_speed(path / "max_speed"),
         os_descriptors=_os_descriptors(path / "os_desc"),
+        webusb=_webusb(path / "webusb"),
         configs=tuple(_config(config) for config in configs),
     )
 
@@ -83,6 +84,16 @@ def _os_descriptors(path: Path) -> OsDescriptors | None:
         vendor_code=int(read_attribute(path / "b_vendor_code"), 0) & 0xFF,  # shown with its sign
         signature=read_attribute(path / "qw_sign"),
         config=_number(links[0]),
+    )
+
+
+def _webusb(path: Path) -> WebUsb | None:
+    # A kernel before 6.3 has no such directory.
+    if not path.is_dir() or read_attribute(path / "use") != "1":
+        return None
+    return WebUsb(
+        vendor_code=int(read_attribute(path / "bVendorCode"), 0),
+        url=read_attribute(path / "landingPage"),
     )
 
 

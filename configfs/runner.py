@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 import anyio
 
@@ -35,12 +35,19 @@ class Runner:
 
     ``on_leave`` hears that one of them leaves the bus, and for how many seconds: the gadget is
     then to be unbound, the requests drained, and after that time it is to be bound again.
+    ``beside`` is a task that runs for as long as they do.
     """
 
     def __init__(
-        self, name: str, mounted: Sequence[Mounted], *, on_leave: Callable[[float], None]
+        self,
+        name: str,
+        mounted: Sequence[Mounted],
+        *,
+        on_leave: Callable[[float], None],
+        beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self._name = name
+        self._beside = beside
         self._crashed = anyio.Event()
         self._transfers = Transfers()
         self._lives = Lives(name, on_crash=self._crashed.set, on_leave=on_leave)
@@ -50,8 +57,8 @@ class Runner:
         for function in self._functions:
             if function.description.plain:
                 log.warning(
-                    "%s: function %s is described without class-specific descriptors, which "
-                    "FunctionFS refuses", name, function.function.name,
+                    "%s: function %s is described in its plain form: FunctionFS takes no class-"
+                    "specific descriptors and one alternate setting", name, function.function.name,
                 )  # fmt: skip
 
     def open(self) -> None:
@@ -78,8 +85,11 @@ class Runner:
             async with anyio.create_task_group() as tasks:
                 self._lives.open(tasks)
                 tasks.start_soon(self._transfers.run)
+                if self._beside is not None:
+                    tasks.start_soon(self._beside)
                 for function in self._functions:
                     tasks.start_soon(function.run)
+                    tasks.start_soon(function.keep_wedged)
                 await self._crashed.wait()
                 tasks.cancel_scope.cancel()
         except* OSError as group:

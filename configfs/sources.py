@@ -61,7 +61,7 @@ def find_source(what: str, options: GadgetOptions) -> Source:
     """
     if what in GADGETS:
         options = options if what in WITH_DISK else replace(options, image=None)
-        described = load_gadget(what, replace(options, image=None, size=None))
+        described = load_gadget(what, replace(options, image=None, size=None, models=()))
         image = options.image.absolute() if options.image is not None else None
         origin = repr((what, replace(options, image=image)))
         return _source(described, origin, partial(load_gadget, what, options))

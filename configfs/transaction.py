@@ -21,7 +21,10 @@ from configfs.tree import (
     Undo,
     Unlink,
     Write,
+    check_platforms,
+    check_speed,
     dismantle,
+    overwritten,
     plan,
     undo,
 )
@@ -44,7 +47,15 @@ class ConfigfsGadget:
 
     @classmethod
     def create(cls, gadget: Gadget, *, root: Path = GADGETS) -> Self:
-        """Make all of a gadget, unbound. Raises ConfigfsError; nothing of it is then left."""
+        """Make all of a gadget, unbound.
+
+        Raises SchemeError for what no UDC of the kernel can carry, and ConfigfsError; nothing of
+        it is then left.
+        """
+        check_speed(gadget)
+        check_platforms(gadget)
+        for said in overwritten(gadget):
+            log.warning("gadget %s: %s", gadget.name, said)
         steps = plan(gadget)
         made = cls(root / gadget.name)
         done: list[Step] = [MakeDir("")]

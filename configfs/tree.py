@@ -14,7 +14,8 @@ from typing import Final
 
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.function import Function
-from usbip_vudc.gadget import Config, Gadget, KernelFunction, OsDescriptors, Text
+from usbip_vudc.gadget import Config, Gadget, KernelFunction, OsDescriptors, Text, WebUsb
+from usbip_vudc.usb.ch9 import Speed
 from usbip_vudc.usb.descriptors import LANGID_ENGLISH_US
 
 __all__ = (
@@ -26,9 +27,12 @@ __all__ = (
     "Unlink",
     "Write",
     "check_name",
+    "check_platforms",
+    "check_speed",
     "dismantle",
     "ffs_instance",
     "languages",
+    "overwritten",
     "plan",
     "undo",
     "userspace_functions",
@@ -104,6 +108,7 @@ def plan(gadget: Gadget) -> tuple[Step, ...]:
         *(s for name, function in names.items() for s in _function(name, function)),
         *(s for n, c in _numbered(gadget) for s in _links(n, c, names)),
         *_os_descriptors(gadget.os_descriptors),
+        *_webusb(gadget.webusb),
     )
 
 
@@ -136,6 +141,41 @@ def check_name(name: str) -> None:
             f"gadget name {name!r}: expected 1 to 64 letters, digits, _, -, + and ., "
             f"beginning with a letter, a digit or _"
         )
+
+
+def check_speed(gadget: Gadget) -> None:
+    """Raises SchemeError for a gadget of low speed, which no UDC of the kernel can carry."""
+    if gadget.max_speed == Speed.LOW:
+        raise SchemeError(
+            f"gadget {gadget.name}: max_speed low: the kernel's UDCs cannot be low-speed devices: "
+            f"drivers/usb/gadget/composite.c sets bMaxPacketSize0 to that of the controller, 64, "
+            f"and a host takes only 8 at low speed (USB 2.0 5.5.3); usbip-vudc serve can"
+        )
+
+
+def check_platforms(gadget: Gadget) -> None:
+    """Raises SchemeError for Microsoft OS 2.0 descriptors, which the kernel's gadgets have not."""
+    if gadget.os_descriptors is not None and 2 in gadget.os_descriptors.versions:
+        raise SchemeError(
+            f"gadget {gadget.name}: os_descriptors: versions "
+            f"{list(gadget.os_descriptors.versions)}: the kernel's gadgets have no Microsoft OS "
+            f"2.0 descriptors (drivers/usb/gadget/composite.c): expected [1]; usbip-vudc serve "
+            f"has both"
+        )
+
+
+def overwritten(gadget: Gadget) -> tuple[str, ...]:
+    """What the kernel writes over in a gadget's device descriptor, in words; often nothing.
+
+    Its composite framework takes bcdUSB and bMaxPacketSize0 from the controller.
+    """
+    given = (("bcdUSB", gadget.bcdUSB, "#06x"), ("bMaxPacketSize0", gadget.bMaxPacketSize0, "d"))
+    return tuple(
+        f"{name} {value:{shown}} at {speed.word} speed is not kept on a UDC of the kernel, which "
+        f"writes the controller's (drivers/usb/gadget/composite.c)"
+        for name, values, shown in given
+        for speed, value in sorted(values.items())
+    )
 
 
 def userspace_functions(gadget: Gadget) -> tuple[Function, ...]:
@@ -306,6 +346,16 @@ def _os_descriptors(os_descriptors: OsDescriptors | None) -> Iterator[Step]:
     yield _text("os_desc/qw_sign", os_descriptors.signature)
     config = f"c.{os_descriptors.config}"
     yield Link(f"os_desc/{config}", f"configs/{config}")
+
+
+def _webusb(webusb: WebUsb | None) -> Iterator[Step]:
+    if webusb is None:
+        return
+    yield _text("webusb/bcdVersion", "0x0100")
+    yield _text("webusb/bVendorCode", f"{webusb.vendor_code:#04x}")
+    if webusb.url:
+        yield _text("webusb/landingPage", webusb.url)
+    yield _text("webusb/use", "1")
 
 
 def _text(path: str, value: str, *, optional: bool = False) -> Write:

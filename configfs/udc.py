@@ -6,22 +6,23 @@ tree in configfs joins them. Whatever is made is undone in the reverse order, af
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from typing import Any
 
 import anyio
 import anyio.abc
 
 from configfs.dropped import DroppedRunner, user_named
 from configfs.ffs import Mounted
-from configfs.ffs_descriptors import describe
+from configfs.ffs_descriptors import FfsDescription, describe
 from configfs.mount import mount_functionfs, unmount
 from configfs.records import claim, mount_directory, release
 from configfs.runner import FunctionCrashed, Runner
 from configfs.transaction import ConfigfsGadget
-from configfs.tree import ffs_instance, userspace_functions
-from usbip_vudc.function import UDC
+from configfs.tree import check_platforms, check_speed, ffs_instance, userspace_functions
+from usbip_vudc.function import UDC, Function
 from usbip_vudc.gadget import Gadget
 
 __all__ = ("FunctionCrashed", "KernelUDC")
@@ -31,15 +32,26 @@ class KernelUDC(UDC):
     """A gadget to be bound to the UDC named ``controller``; it needs root and libcomposite.
 
     With ``user`` the functions run in a process of that user; what needs root stays here.
-    Raises SchemeError for a user that does not exist, and for a function that FunctionFS cannot
-    carry.
+    ``beside`` is a task that runs for as long as they do, in their process.
+    Raises SchemeError for a user that does not exist, for a function that FunctionFS cannot carry
+    or USB forbids, for a gadget of low speed and for Microsoft OS 2.0 descriptors.
     """
 
-    def __init__(self, gadget: Gadget, controller: str, *, user: str | None = None) -> None:
+    def __init__(
+        self,
+        gadget: Gadget,
+        controller: str,
+        *,
+        user: str | None = None,
+        beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    ) -> None:
         self.gadget = gadget
+        self._beside = beside
         self.name = controller
         self._user = user_named(user) if user is not None else None
-        self._described = [(each, describe(each)) for each in userspace_functions(gadget)]
+        check_speed(gadget)
+        check_platforms(gadget)
+        self._described = [(each, _described(gadget, each)) for each in userspace_functions(gadget)]
         self._stop = anyio.Event()
         self._left = anyio.Event()
         self._pause = 0.0
@@ -146,16 +158,25 @@ class KernelUDC(UDC):
     async def _runner(self, mounted: Sequence[Mounted]) -> AsyncIterator[Runner | DroppedRunner]:
         """What runs the functions, open."""
         if self._user is not None and mounted:
-            dropped = DroppedRunner(self.name, mounted, self._user, on_leave=self._leave)
+            dropped = DroppedRunner(
+                self.name, mounted, self._user, on_leave=self._leave, beside=self._beside
+            )
             try:
                 await dropped.open()
                 yield dropped
             finally:
                 await dropped.close()
             return
-        runner = Runner(self.name, mounted, on_leave=self._leave)
+        runner = Runner(self.name, mounted, on_leave=self._leave, beside=self._beside)
         runner.open()
         try:
             yield runner
         finally:
             runner.close()
+
+
+def _described(gadget: Gadget, function: Function) -> FfsDescription:
+    """A function for FunctionFS, with what Windows should know of it."""
+    ours = gadget.os_descriptors
+    features = ours.features_of(function, gadget.configs) if ours is not None else None
+    return describe(function, deliberately_illegal=gadget.deliberately_illegal, features=features)

@@ -20,6 +20,7 @@ except OSError as error:  # its libaio loads the C library
 from configfs.aio import MAX_TRANSFER, Transfers
 from configfs.ffs_descriptors import FfsEndpointSpec
 from configfs.ffs_endpoint import FfsEndpoint
+from configfs.wedges import Wedges
 from usbip_vudc.errors import EndpointDisabled, LocalProtocolError
 from usbip_vudc.function import EndpointSpec, Request
 from usbip_vudc.sglist import SGList
@@ -27,6 +28,8 @@ from usbip_vudc.sglist import SGList
 
 class OrdinaryFile:
     """An endpoint file that is a file on disk; its maxpacket is 512."""
+
+    wMaxPacketSize = 512
 
     def __init__(self, path: Path) -> None:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT)
@@ -36,7 +39,9 @@ class OrdinaryFile:
         return self.fd
 
     def getDescriptor(self) -> functionfs.USBEndpointDescriptor:
-        return functionfs.USBEndpointDescriptor(bEndpointAddress=0x81, wMaxPacketSize=512)
+        return functionfs.USBEndpointDescriptor(
+            bEndpointAddress=0x81, wMaxPacketSize=self.wMaxPacketSize
+        )
 
     def halt(self) -> None:
         self.halts += 1
@@ -65,8 +70,10 @@ def endpoint(
     transfers: Transfers,
     spec: EndpointSpec,
     on_crash: Callable[[], None] = crash,
+    wedges: Wedges | None = None,
 ) -> FfsEndpoint:
-    return FfsEndpoint(FfsEndpointSpec(1, spec, 0), file, 3, transfers, on_crash)
+    wedges = wedges or Wedges()
+    return FfsEndpoint(FfsEndpointSpec(1, spec, 0), file, 3, transfers, on_crash, wedges)
 
 
 BULK_IN = EndpointSpec.bulk_in("in")
@@ -85,6 +92,24 @@ def finish(transfers: Transfers, *requests: Request) -> None:
 def test_an_endpoint_is_what_its_descriptor_says(file: OrdinaryFile, transfers: Transfers) -> None:
     made = endpoint(file, transfers, BULK_IN)
     assert (made.address, made.max_packet_size, made.interface) == (0x81, 512, 3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "wMaxPacketSize", "bytes_per_interval"),
+    [
+        (BULK_IN, 512, 0),
+        (EndpointSpec.interrupt_in("in"), 64, 64),
+        (EndpointSpec.iso_in("in", mult=2), 0x1400, 3072),
+    ],
+)
+def test_a_service_interval_is_what_its_descriptor_says(
+    file: OrdinaryFile, transfers: Transfers, spec: EndpointSpec,
+    wMaxPacketSize: int, bytes_per_interval: int,
+) -> None:  # fmt: skip
+    file.wMaxPacketSize = wMaxPacketSize
+    made = endpoint(file, transfers, spec)
+    assert made.bytes_per_interval == bytes_per_interval
+    assert made.max_packet_size == wMaxPacketSize & 0x7FF
 
 
 def test_an_sg_list_leaves_as_one_transfer(
@@ -163,6 +188,59 @@ def test_halting_with_in_requests_queued_is_refused(
         made.halt()
     finish(transfers, request)
     made.halt()
+    assert file.halts == 1
+
+
+class Rounds:
+    """Tells one round of the wedges from the next, being wedged itself."""
+
+    def __init__(self, wedges: Wedges) -> None:
+        self._round = anyio.Event()
+        wedges.add(self, self._halt)
+
+    def _halt(self) -> None:
+        self._round.set()
+        self._round = anyio.Event()
+
+    async def pass_by(self, count: int) -> None:
+        with anyio.fail_after(10):
+            for _ in range(count):
+                await self._round.wait()
+
+
+@pytest.mark.anyio
+async def test_a_wedge_is_halted_again_until_it_is_a_halt(
+    file: OrdinaryFile, transfers: Transfers
+) -> None:
+    wedges = Wedges()
+    made = endpoint(file, transfers, BULK_IN, wedges=wedges)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wedges.run)
+        rounds = Rounds(wedges)
+        for _ in range(2):
+            file.halts = 0
+            made.wedge()
+            await rounds.pass_by(4)
+            assert file.halts >= 4
+            made.halt()
+            file.halts = 0
+            await rounds.pass_by(2)
+            assert file.halts == 0
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_a_wedge_ends_with_the_configuration(
+    file: OrdinaryFile, transfers: Transfers
+) -> None:
+    wedges = Wedges()
+    made = endpoint(file, transfers, BULK_OUT, wedges=wedges)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wedges.run)
+        made.wedge()
+        made.disable()
+        await Rounds(wedges).pass_by(2)
+        tasks.cancel_scope.cancel()
     assert file.halts == 1
 
 

@@ -17,6 +17,7 @@ from configfs.transaction import ConfigfsGadget
 from tests.fake_configfs import FakeConfigfs, add_udc, configfs
 from usbip_vudc.cli import main
 from usbip_vudc.gadget import Config, Gadget, KernelFunction
+from usbip_vudc.registry import GADGETS as READY_MADE
 
 __all__ = ("configfs",)
 
@@ -155,9 +156,9 @@ def test_up_knows_directories_and_schemes_of_gt(machine: FakeConfigfs) -> None:
         (
             ("nobody",),
             2,
-            "nobody: neither a file nor a ready-made gadget (composite, generic, serial, st",
+            "nobody: neither a file nor a ready-made gadget (composite, ",
         ),
-        (("serial", "--profile", "modem"), 2, "serial profile 'modem' is unknown"),
+        (("serial", "--profile", "fax"), 2, "serial profile 'fax' is unknown"),
         (("storage", "--size", "12x"), 2, "size '12x': expected bytes"),
         (("bad.toml",), 1, "usbip-vudc: bad.toml: idVendor is missing: expected a number"),
         ((), 2, "Missing argument"),
@@ -293,14 +294,49 @@ def test_check_fails_where_nothing_is_possible(machine: FakeConfigfs) -> None:
     scheme = run("template", "storage").stdout.replace('max_speed = "super"', 'max_speed = "low"')
     Path("slow.toml").write_text(scheme)
     done = run("check", "slow.toml", status=1)
-    assert done.stderr.startswith("usbip-vudc: low: not possible: a bulk endpoint cannot exist")
+    assert done.stderr.startswith("usbip-vudc: low: not possible: function mass_storage: endpoint")
     assert "/nowhere: neither a file" in run("check", "/nowhere", status=1).stderr
     assert machine.calls == []
 
 
+def test_check_shows_one_speed_and_names_every_rule_that_is_broken(machine: FakeConfigfs) -> None:
+    said = run("check", "storage", "--speed", "full").stdout.splitlines()
+    assert [line.partition(":")[0] for line in said if not line.startswith(" ")][1:] == ["full"]
+    refused = run("check", "storage", "--speed", "low", status=1).stderr
+    assert refused.count("low: not possible: function mass_storage: endpoint") == 2
+    shown = run("check", "storage", "--speed", "low", "--deliberately-illegal").stdout.splitlines()
+    assert shown[0].endswith("at most super speed, deliberately illegal")
+    assert shown[1] == "low: bcdUSB 2.00, class 00/00/00, ep0 8"
+    assert [line for line in shown if line.startswith("  though USB forbids it: ")] == [
+        f"  though USB forbids it: function mass_storage: endpoint {role}: a bulk endpoint at low "
+        f"speed: expected interrupt, or full, high or super speed (USB 2.0 5.8.3)"
+        for role in ("in", "out")
+    ]
+    assert "unknown; use low, full" in run("check", "storage", "--speed", "warp", status=1).stderr
+    assert machine.calls == []
+
+
+def test_check_says_what_the_kernel_will_not_keep_or_carry(machine: FakeConfigfs) -> None:
+    head = "name = 'g'\nidVendor = 1\nidProduct = 1\nserial = '1'\n"
+    body = "[[configs]]\n[[configs.functions]]\ntype = 'acm'\n"
+    sizes = "bcdUSB = { high = 0x0210 }\nbMaxPacketSize0 = { full = 8 }\n"
+    Path("sizes.toml").write_text(head + sizes + body)
+    assert run("check", "sizes.toml").stdout.splitlines()[-2:] == [
+        f"warning: {what} is not kept on a UDC of the kernel, which writes the controller's "
+        f"(drivers/usb/gadget/composite.c)"
+        for what in ("bcdUSB 0x0210 at high speed", "bMaxPacketSize0 8 at full speed")
+    ]
+    slow = "max_speed = 'low'\ndeliberately_illegal = true\n"
+    Path("slow.toml").write_text(head + slow + body)
+    assert "warning: gadget g: max_speed low: the kernel's UDCs cannot be low-speed devices: " in (
+        run("check", "slow.toml").stdout
+    )
+    assert machine.calls == []
+
+
 def test_template_lists_names_and_knows_no_other(machine: FakeConfigfs) -> None:
-    assert run("template").stdout.split() == ["serial", "generic", "storage", "composite"]
-    assert "there are serial, generic, storage, composite" in run("template", "x", status=2).stderr
+    assert run("template").stdout.split() == list(READY_MADE)
+    assert f"there are {', '.join(READY_MADE)}" in run("template", "x", status=2).stderr
     assert machine.calls == []
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from configfs.transaction import ConfigfsError, ConfigfsGadget, gadgets
 from tests.fake_configfs import FakeConfigfs, configfs
+from usbip_vudc.errors import SchemeError
 from usbip_vudc.gadget import Config, Gadget, KernelFunction, OsDescriptors
+from usbip_vudc.usb.ch9 import Speed
 
 __all__ = ("configfs",)
 
@@ -43,6 +46,24 @@ def test_create_makes_all_of_it(configfs: FakeConfigfs) -> None:
     assert (path / "configs/c.2/acm.0").resolve() == path / "functions/acm.0"
     assert (path / "os_desc/c.1").resolve() == path / "configs/c.1"
     assert [g.name for g in gadgets(root=configfs.root)] == ["g"]
+
+
+def test_a_gadget_of_low_speed_is_refused_before_anything_is_made(configfs: FakeConfigfs) -> None:
+    slow = replace(gadget(ACM), max_speed=Speed.LOW)
+    with pytest.raises(SchemeError, match=r"max_speed low: .* takes only 8 at low speed"):
+        ConfigfsGadget.create(slow, root=configfs.root)
+    assert configfs.calls == []
+
+
+def test_what_the_kernel_writes_over_is_said(
+    configfs: FakeConfigfs, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = replace(gadget(ACM), bMaxPacketSize0={Speed.FULL: 8}, bcdUSB={Speed.HIGH: 0x0210})
+    ConfigfsGadget.create(wanted, root=configfs.root)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line.partition(" is not kept")[0] for line in said] == [
+        "gadget g: bcdUSB 0x0210 at high speed", "gadget g: bMaxPacketSize0 8 at full speed",
+    ]  # fmt: skip
 
 
 def test_remove_takes_all_of_it_away_and_is_idempotent(configfs: FakeConfigfs) -> None:

@@ -19,7 +19,8 @@ from gadgets.mass_storage.lun import RamLun
 from gadgets.serial.generic import GenericSerialFunction
 from tests.devices import Scripted
 from usbip_vudc.errors import SchemeError
-from usbip_vudc.usb.ch9 import Direction
+from usbip_vudc.function import AltSetting, EndpointSpec
+from usbip_vudc.usb.ch9 import Direction, Speed
 
 # Counts of descriptors at full, high and super speed follow the header of
 # struct usb_functionfs_descs_head_v2: magic 3, length, flags.
@@ -41,6 +42,17 @@ def test_a_disk_is_described_at_three_speeds() -> None:
         (2, "out", 0),
     ]
     assert not description.plain
+
+
+def test_speeds_that_usb_forbids_are_left_out() -> None:
+    function = Scripted(alternates=1)
+    spec = replace(EndpointSpec.bulk_in("in"), max_packet_size={Speed.FULL: 512})
+    settings = (AltSetting(endpoints=(spec,)),)
+    function.interfaces = (replace(function.interfaces[0], alternates=settings),)
+    legal = HEADER.unpack_from(describe(function).descriptors)
+    assert legal[2:] == (0b110, 2, 3), "high and super speed"
+    meant = describe(function, deliberately_illegal=True).descriptors
+    assert HEADER.unpack_from(meant)[2:] == (0b111, 2, 2)
 
 
 def test_a_function_without_names_has_no_strings() -> None:

@@ -82,6 +82,22 @@ def a_halt_shows_in_get_status_until_it_is_cleared(bench: Bench) -> None:
         assert bench.opened.ctrl_transfer(*ask).tobytes() == b"\0\0"
 
 
+def a_wedge_outlives_what_the_host_clears(bench: Bench) -> None:
+    for role in ("in", "out"):
+        endpoint = bench.device.endpoints[role]
+        bench.call(endpoint.wedge)
+        for _ in range(2):
+            bench.set_halt(role, halt=False)
+            if role == "in":
+                assert bench.read(512, PATIENCE_MS) == errno.EPIPE
+            else:
+                assert bench.write(b"refused", PATIENCE_MS) == (0, errno.EPIPE)
+        bench.call(endpoint.halt)
+        bench.set_halt(role, halt=False)
+    bench.queue("in", Request(b"x" * 100))
+    assert bench.read(256, PATIENCE_MS) == b"x" * 100
+
+
 # --- control ------------------------------------------------------------------------------------
 
 
@@ -226,6 +242,7 @@ RUNNING_CLAIMS: Final[tuple[Claim, ...]] = (
     a_urb_that_waits_gets_the_next_request,
     a_urb_that_waits_ends_when_the_device_halts,
     a_halt_shows_in_get_status_until_it_is_cleared,
+    a_wedge_outlives_what_the_host_clears,
     control_data_go_both_ways,
     what_setup_does_not_handle_stalls_once,
     control_out_data_that_setup_does_not_handle,

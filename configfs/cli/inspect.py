@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -18,6 +18,7 @@ from usbip_vudc.registry import GADGETS as READY_MADE
 from usbip_vudc.registry import GadgetOptions, load_gadget
 from usbip_vudc.scheme import dump_scheme
 from usbip_vudc.scheme import template as scheme_template
+from usbip_vudc.usb.ch9 import Speed
 
 __all__ = ("check", "save", "template", "udc")
 
@@ -48,14 +49,24 @@ def udc(as_json: bool) -> None:
 
 @click.command()
 @click.argument("what", metavar="FILE")
-def check(what: str) -> None:
+@click.option("--speed", help="low, full, high or super (default: each that it can have).")
+@click.option(
+    "--deliberately-illegal",
+    is_flag=True,
+    help="Show it as `serve --deliberately-illegal` serves it, and what USB forbids of it.",
+)
+def check(what: str, speed: str | None, deliberately_illegal: bool) -> None:
     """Check a scheme, and show what a host would see of its gadget at each speed.
 
-    FILE is what `usbip-vudc up` takes. No image is opened or created. The exit status is 1 where
-    it is not right, and the message names the key, its value and what would be right.
+    FILE is what `usbip-vudc up` takes. No image is opened or created. Where USB forbids the gadget
+    at a speed, the rule is named with its section. The exit status is 1 where it is not right, or
+    possible at no speed that was asked for; the message names the key, its value and what would
+    be right.
     """
-    source = find_source(what, GadgetOptions())
-    for line in summary(source.described):
+    gadget = find_source(what, GadgetOptions()).described
+    if deliberately_illegal:
+        gadget = replace(gadget, deliberately_illegal=True)
+    for line in summary(gadget, Speed.parse(speed) if speed is not None else None):
         click.echo(line)
 
 

@@ -20,6 +20,7 @@ from configfs.transaction import GADGETS, ConfigfsGadget, gadgets
 from configfs.tree import check_name
 from usbip_vudc.cli.gadget_options import gadget_options
 from usbip_vudc.cli.plan_options import UnderPlan, plan_options
+from usbip_vudc.control import Control
 from usbip_vudc.errors import SchemeError, UsbipVudcError
 from usbip_vudc.registry import GadgetOptions
 
@@ -137,13 +138,16 @@ def _hold(source: Source, udc: str, user: str | None, say: Callable[[], None]) -
             f"functions of userspace need the Python package {error.name}: "
             f"pip install 'usbip-vudc[kernel]'"
         ) from None
-    held = KernelUDC(source.build(), udc, user=user)
+    gadget = source.build()
+    control = Control({source.name: gadget})
+    held = KernelUDC(gadget, udc, user=user, beside=control.serve)
 
     def started() -> None:
         annotate(source.name, source=source.digest)
         say()
 
-    anyio.run(_serve, held.run, started)
+    with control:
+        anyio.run(_serve, held.run, started)
 
 
 async def _serve(run: Callable[..., Awaitable[None]], started: Callable[[], None]) -> None:
