@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Final
 
 import click
 from rich.console import Console
 
+from usbip_vudc.cli.verdict_options import Telling, verdict_options
 from usbip_vudc.matrix.axes import axes_options
 from usbip_vudc.matrix.cell import Cell
 from usbip_vudc.matrix.kernels import examine_on
@@ -23,9 +21,6 @@ from usbip_vudc.matrix.show import counting, show
 from usbip_vudc.matrix.workers import examine_all
 
 __all__ = ("matrix",)
-
-_LOG_WIDTH: Final = 150
-"""Columns where nobody says how wide the paper is."""
 
 
 @click.command()
@@ -38,14 +33,7 @@ _LOG_WIDTH: Final = 150
     help="Run it in the lab on this kernel, as `usbip-vudc lab` names it.",
 )
 @click.option("-n", "processes", type=click.IntRange(1), default=1, help="Processes (1).")
-@click.option(
-    "--junit",
-    metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write JUnit's XML, too.",
-)
-@click.option("--ktap", "as_ktap", is_flag=True, help="Print KTAP instead of the table.")
-@click.option("--json", "in_json", is_flag=True, help="Print one JSON object instead.")
+@verdict_options
 @click.option("--list", "only_list", is_flag=True, help="Run nothing: say what would be expected.")
 @click.pass_context
 def matrix(
@@ -53,9 +41,7 @@ def matrix(
     cells: list[Cell],
     kernels: tuple[str, ...],
     processes: int,
-    junit: Path | None,
-    as_ktap: bool,
-    in_json: bool,
+    telling: Telling,
     only_list: bool,
 ) -> None:
     """Run every cell of a matrix, and compare what is seen with what must be.
@@ -64,25 +50,17 @@ def matrix(
     cannot exist says by which rule, and never counts as passed. The exit status is 1 where a cell
     is red; each such cell says the line that replays it. Options may be repeated.
     """
-    if as_ktap and in_json:
-        raise click.UsageError("--ktap and --json both print the results: give one")
-    if junit is not None and importlib.util.find_spec("junitparser") is None:
-        raise click.ClickException(
-            "--junit needs the Python package junitparser: pip install 'usbip-vudc[junit]'"
-        )
-    console = Console(stderr=as_ktap or in_json, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console = Console(stderr=as_ktap or in_json, highlight=False, width=_LOG_WIDTH)
+    console = telling.console()
     if only_list:
         show(console, [foreseen(cell) for cell in cells])
         return
     results, seconds = _run(ctx, console, cells, kernels, processes)
     summary = Summary.of(results, seconds)
-    if junit is not None:
-        write_junit(results, summary, junit)
-    if as_ktap:
+    if telling.junit is not None:
+        write_junit(results, summary, telling.junit)
+    if telling.ktap:
         click.echo(ktap(results), nl=False)
-    elif in_json:
+    elif telling.json:
         click.echo(as_json(results, summary))
     else:
         show(console, results)

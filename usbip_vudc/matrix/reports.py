@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from usbip_vudc import verdicts
 from usbip_vudc.errors import UsbipVudcError
 from usbip_vudc.matrix.results import RED, STATUSES, Result, Summary
+from usbip_vudc.verdicts import FAIL, PASS, SKIP, Verdict
 
 __all__ = ("as_json", "from_json", "ktap", "write_junit")
 
+_TITLE: Final = "usbip-vudc matrix"
+
 
 def ktap(results: Sequence[Result]) -> str:
-    """KTAP of version 1 (Documentation/dev-tools/ktap.rst); what did not run has SKIP."""
-    return "\n".join(_ktap_lines(results)) + "\n"
+    """KTAP of version 1; what did not run has SKIP."""
+    told = [_verdict(result) for result in results]
+    # Of a red cell the diagnostics say the same, a line each.
+    return verdicts.ktap("", [v if v.result == SKIP else replace(v, why="") for v in told])
 
 
-def _ktap_lines(results: Sequence[Result]) -> Iterator[str]:
-    yield "KTAP version 1"
-    yield f"1..{len(results)}"
-    for number, result in enumerate(results, 1):
-        if result.status == RED:
-            yield f"# expected: {result.expected}"
-            yield f"# seen: {result.seen}"
-            yield f"# replay: {result.replay}"
-        # A # begins a directive, so that of a seed is escaped, as TAP 14 does.
-        name = _name(result).replace("#", "\\#")
-        skip = f" # SKIP {result.status}: {result.why}" if result.why else ""
-        yield f"{'not ok' if result.status == RED else 'ok'} {number} {name}{skip}"
-
-
-def _name(result: Result) -> str:
-    return f"{result.cell} on {result.kernel}" if result.kernel else result.cell
+def _verdict(result: Result) -> Verdict:
+    expected, seen = f"expected: {result.expected}", f"seen: {result.seen}"
+    if result.status == RED:
+        outcome = FAIL
+        why = f"expected {result.expected}; seen {result.seen}"
+        diagnostics: tuple[str, ...] = (expected, seen, f"replay: {result.replay}")
+    elif result.why:
+        outcome, why, diagnostics = SKIP, f"{result.status}: {result.why}", ()
+    else:
+        outcome, why, diagnostics = PASS, "", (expected, seen)
+    return Verdict(
+        name=result.cell,
+        result=outcome,
+        why=why,
+        seconds=result.seconds,
+        diagnostics=diagnostics,
+        where=result.kernel,
+    )
 
 
 def as_json(results: Sequence[Result], summary: Summary) -> str:
@@ -58,28 +67,7 @@ def from_json(text: str) -> list[Result]:
         raise UsbipVudcError(f"no results of a matrix: {error}") from None
 
 
-_CLASS: Final = "usbip_vudc.matrix"
-
-
 def write_junit(results: Sequence[Result], summary: Summary, path: Path) -> None:
     """JUnit's XML. Raises ModuleNotFoundError without junitparser, OSError."""
-    import junitparser  # an extra: whoever wants no XML does without
-
-    suite = junitparser.TestSuite("usbip-vudc matrix")
-    for result in results:
-        kernel = f".{result.kernel}" if result.kernel else ""
-        case = junitparser.TestCase(result.cell, f"{_CLASS}{kernel}", result.seconds)
-        if result.status == RED:
-            told = f"expected: {result.expected}\nseen: {result.seen}\nreplay: {result.replay}"
-            failure = junitparser.Failure(f"expected {result.expected}; seen {result.seen}")
-            failure.text = told
-            case.result = [failure]
-        elif result.why:
-            case.result = [junitparser.Skipped(f"{result.status}: {result.why}")]
-        else:
-            case.system_out = f"expected: {result.expected}\nseen: {result.seen}"
-        suite.add_testcase(case)
-    suite.time = summary.seconds
-    xml = junitparser.JUnitXml()
-    xml.add_testsuite(suite)
-    xml.write(str(path))
+    told = [_verdict(result) for result in results]
+    verdicts.write_junit(_TITLE, told, path, summary.seconds)
