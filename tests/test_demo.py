@@ -44,6 +44,38 @@ def test_every_row_of_the_demo_is_as_expected() -> None:
     assert "why: without SG" in done.stderr
 
 
+LOW_SPEED_CASES = [
+    "enumeration", "no other speed", "endpoint", "report descriptor", "keyboard", "idle rate",
+    "LEDs", "mouse", "boot protocol", "short packet", "ZLP", "no ZLP", "babble", "halt",
+    "halt cleared", "NAK, unlink", "after the unlink", "OUT short packet", "OUT, no ZLP",
+    "OUT ZLP", "OUT overflow", "bulk is refused", "served anyway", "serial echo", "usbtest 14",
+    "usbtest 25", "usbtest 26",
+]  # fmt: skip
+
+
+def low_speed_demo(*options: str) -> subprocess.CompletedProcess[str]:
+    command = (sys.executable, "-m", "usbip_vudc", "demo", "lowspeed", "--json", *options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+
+
+def test_every_row_of_the_low_speed_demo_is_as_expected() -> None:
+    done = low_speed_demo()
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads(done.stdout)
+    assert [r["case"] for r in said["rows"] if not r["case"].startswith("Linux")] == LOW_SPEED_CASES
+    assert all(row["as_expected"] for row in said["rows"])
+    seen = {row["case"]: row["seen"] for row in said["rows"]}
+    assert (seen["enumeration"], seen["babble"]) == ("low speed, ep0 of 8", "-EOVERFLOW")
+    assert "usbip-vudc lab" in said.get("note", "usbip-vudc lab")
+
+
+def test_a_plan_makes_a_row_of_the_low_speed_demo_red() -> None:
+    done = low_speed_demo("--plan", "hid_keyboard.in nth(3) corrupt(2)")
+    assert done.returncode == 1, done.stdout + done.stderr
+    red = [row["case"] for row in json.loads(done.stdout)["rows"] if not row["as_expected"]]
+    assert red[0] == "keyboard"
+
+
 FILE_SYSTEMS = [
     pytest.param(Ext4, marks=pytest.mark.skipif(
         not Ext4.available(), reason="NOT CHECKED on ext4: e2fsprogs is not installed")),

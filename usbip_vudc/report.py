@@ -40,14 +40,16 @@ def table(title: str, rows: Sequence[Row]) -> Table:
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("case", "what was done", "expected", "seen"):
         made.add_column(heading, overflow="fold")
-    made.add_column("MB/s", justify="right")
+    with_rates = any(row.rate is not None for row in rows)
+    if with_rates:
+        made.add_column("MB/s", justify="right")
     for row in rows:
         made.add_row(
             row.case,
             row.done,
             row.expected,
             row.seen if row.as_expected else f"[bold red]{row.seen}[/]",
-            "" if row.rate is None else f"{row.rate:.0f}",
+            *([("" if row.rate is None else f"{row.rate:.0f}")] if with_rates else []),
         )
     return made
 

@@ -20,7 +20,7 @@ from usbip_vudc.host.serial import UsbSerial
 from usbip_vudc.registry import GadgetOptions, load_gadget
 from usbip_vudc.report import Row, Stopwatch, progress
 
-__all__ = ("serial_round_trip",)
+__all__ = ("digest", "exchange", "serial_round_trip")
 
 _FILE_SIZE: Final = 8 << 20
 _PIECE: Final = 256 << 10
@@ -49,9 +49,9 @@ def serial_round_trip(console: Console, stage: Stage) -> Iterator[Row]:
         yield Row("serial line", "line coding and DTR set by the host",
                   "115200 8N1, DTR", _seen(line))  # fmt: skip
         watch = Stopwatch()
-        echoed = _exchange(console, serial, data)
+        echoed = exchange(console, serial, data)
         yield Row("serial echo", f"{len(data) >> 20} MiB file sent and read back",
-                  f"sha256 {_digest(data)}", f"sha256 {_digest(echoed)}",
+                  f"sha256 {digest(data)}", f"sha256 {digest(echoed)}",
                   watch.rate(len(data)))  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def _seen(line: _Line) -> str:
     return f"{line.line_coding}, {'DTR' if line.dtr else 'no DTR'}"
 
 
-def _exchange(console: Console, serial: UsbSerial, data: bytes) -> bytes:
+def exchange(console: Console, serial: UsbSerial, data: bytes) -> bytes:
     """Write in one thread and read in this one, as a terminal program does."""
     failures: list[BaseException] = []
 
@@ -101,5 +101,6 @@ def _exchange(console: Console, serial: UsbSerial, data: bytes) -> bytes:
     return bytes(echoed)
 
 
-def _digest(data: bytes) -> str:
+def digest(data: bytes) -> str:
+    """The first digits of a SHA-256, enough to tell two files apart."""
     return hashlib.sha256(data).hexdigest()[:8]

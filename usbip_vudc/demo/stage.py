@@ -24,17 +24,18 @@ __all__ = ("Stage",)
 
 
 class Stage:
-    """Serves gadgets at SuperSpeed, and finds them again through pyusb, under one plan."""
+    """Serves gadgets at one speed, and finds them again through pyusb, under one plan."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, speed: Speed = Speed.SUPER) -> None:
+        self.plan = plan
+        self.speed = speed
         self._connect = injected_connect(plan) if plan.for_seam("host") else BlockingHost
 
     @contextmanager
     def serving(self, gadget: Gadget) -> Iterator[int]:
         """Export a gadget; yields the TCP port."""
-        udc = UserspaceUDC(injected(gadget, self._plan), speed=Speed.SUPER, name=gadget.name)
-        with serving_udcs(Behind(self._plan)(Export(1, udc))) as port:
+        udc = UserspaceUDC(injected(gadget, self.plan), speed=self.speed, name=gadget.name)
+        with serving_udcs(Behind(self.plan)(Export(1, udc))) as port:
             yield port
 
     @contextmanager

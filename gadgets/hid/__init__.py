@@ -1,0 +1,1 @@
+"""Human interface devices: a keyboard and a mouse, boot protocol and all (HID 1.11)."""
