@@ -253,7 +253,11 @@ def test_usbip_attaches_what_our_server_exports() -> None:
 @needs_usbip
 def test_usbip_attaches_a_userspace_gadget_and_we_detach_it() -> None:
     with serving(storage(GadgetOptions(size=1 << 20)), speed=Speed.SUPER) as port:
-        usbip("--tcp-port", str(port), "attach", "-r", HOST, "-b", "1-1")
+        at = ("--tcp-port", str(port))
+        listed = usbip(*at, "list", "-r", HOST)
+        assert "1-1: " in listed
+        assert "(08/06/50)" in listed, "its interface: mass storage, SCSI, Bulk-Only"
+        usbip(*at, "attach", "-r", HOST, "-b", "1-1")
         (row,) = (row for row in ports() if row.state is not PortState.FREE)
         assert disk_of(wait_nodes(wait_device(row.number)))
         assert detach(row.number)
