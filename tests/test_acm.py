@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 
 from gadgets.acm.function import AcmFunction
-from gadgets.acm.line import (
+from gadgets.serial.line import (
     BreakSent,
     Connected,
     ControlLinesSet,
@@ -22,76 +20,29 @@ from gadgets.acm.line import (
 )
 from gadgets.serial.packets import RING_SLOTS
 from gadgets.serial.profiles import Echo, Sink, Source, Stream, pattern
-from tests.devices import gadget
+from tests.serial_bench import (
+    GET_LINE_CODING,
+    NOTIFY,
+    SET_CONFIGURATION,
+    SET_LINE_CODING,
+    attached,
+    control_lines,
+    exported,
+    noise,
+    plugged,
+    read,
+    read_all,
+    write,
+)
 from usbip_vudc.errors import LocalProtocolError, SchemeError, UrbError
-from usbip_vudc.host.client import Host
-from usbip_vudc.server import Server
-from usbip_vudc.urb import HostUrb
 from usbip_vudc.usb.cdc import LineCoding, SerialState
 from usbip_vudc.usb.ch9 import SetupPacket, Speed
-from usbip_vudc.vudc import UserspaceUDC
 
 pytestmark = pytest.mark.anyio
 
-NOTIFY, IN, OUT = 0x81, 0x82, 0x01
 MPS = {Speed.FULL: 64, Speed.HIGH: 512, Speed.SUPER: 1024}
-SET_CONFIGURATION = SetupPacket(0x00, 9, 1, 0, 0)
 UNCONFIGURE = SetupPacket(0x00, 9, 0, 0, 0)
-SET_LINE_CODING = SetupPacket(0x21, 0x20, 0, 0, 7)
-GET_LINE_CODING = SetupPacket(0xA1, 0x21, 0, 0, 7)
 EIGHT_MIB = 8 << 20
-
-
-def control_lines(wValue: int) -> SetupPacket:
-    return SetupPacket(0x21, 0x22, wValue, 0, 0)
-
-
-@asynccontextmanager
-async def exported(*functions: AcmFunction, speed: Speed = Speed.HIGH) -> AsyncIterator[int]:
-    """The port of a server that offers one device."""
-    udc = UserspaceUDC(gadget(*functions), speed=speed)
-    async with anyio.create_task_group() as tasks:
-        with anyio.fail_after(50):
-            _, port = await tasks.start(Server([udc]).serve, "127.0.0.1", 0)
-            yield port
-        tasks.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def attached(port: int) -> AsyncIterator[Host]:
-    """The device, configured."""
-    async with Host.connect("127.0.0.1", port, "1-1") as host:
-        await host.control(SET_CONFIGURATION)
-        yield host
-
-
-@asynccontextmanager
-async def plugged(function: AcmFunction, speed: Speed = Speed.HIGH) -> AsyncIterator[Host]:
-    async with exported(function, speed=speed) as port, attached(port) as host:
-        await function.wait_connected()
-        yield host
-
-
-async def write(host: Host, data: bytes | memoryview, timeout: float | None = 5) -> int:
-    """One URB, with no ZLP behind it, as cdc-acm writes."""
-    return await host.transfer(HostUrb(OUT, data), timeout)
-
-
-async def read(host: Host, length: int = 4096, timeout: float = 5, endpoint: int = IN) -> bytes:
-    """One URB: what came in it."""
-    buffer = bytearray(length)
-    return bytes(buffer[: await host.transfer(HostUrb(endpoint, buffer), timeout)])
-
-
-async def read_all(host: Host, length: int, urb_length: int = 65536) -> bytes:
-    data = bytearray()
-    while len(data) < length:
-        data += await read(host, urb_length)
-    return bytes(data)
-
-
-def noise(length: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(length)
 
 
 # --- echo --------------------------------------------------------------------------------------
@@ -258,7 +209,7 @@ async def test_events_tell_the_life_of_a_session() -> None:
 
 
 async def test_listener_far_behind_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gadgets.acm.events.MAX_BEHIND", 2)
+    monkeypatch.setattr("gadgets.serial.events.MAX_BEHIND", 2)
     acm = AcmFunction()
     events = acm.events()
     async with plugged(acm) as host:

@@ -13,13 +13,8 @@ from gadgets.acm.descriptors import (
     parse_functional,
 )
 from gadgets.acm.function import AcmFunction
-from gadgets.acm.line import (
-    BreakSent,
-    ControlLinesSet,
-    LineCodingSet,
-    LineEvent,
-    LineState,
-)
+from gadgets.acm.line import LineState
+from gadgets.serial.line import BreakSent, ControlLinesSet, LineCodingSet, LineEvent
 from gadgets.serial.packets import Receiver, Transmitter
 from tests.devices import gadget
 from usbip_vudc.errors import EndpointDisabled, RemoteProtocolError

@@ -1,7 +1,7 @@
-"""The state of a serial line as CDC sees it (PSTN 1.2 6.3 to 6.5). Pure: no endpoint, no task.
+"""The requests of a serial line as CDC makes them (PSTN 1.2 6.3). Pure: no endpoint, no task.
 
-`LineState.handle` takes a class request and says what to answer and what happened. The values
-it speaks in, which a host packs and parses too, are in usbip_vudc/usb/cdc.py.
+`LineState.handle` takes a class request and says what to answer and what happened. What can
+happen is in gadgets/serial/line.py, the values that it speaks in are in usbip_vudc/usb/cdc.py.
 """
 
 from __future__ import annotations
@@ -10,58 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from gadgets.serial.line import BreakSent, ControlLinesSet, Line, LineCodingSet, LineEvent
 from usbip_vudc.errors import SchemeError
-from usbip_vudc.usb.cdc import BREAK_ON, ControlLineState, LineCoding, LineRequest, SerialState
+from usbip_vudc.usb.cdc import BREAK_ON, ControlLineState, LineCoding, LineRequest
 from usbip_vudc.usb.ch9 import SetupPacket
 
-__all__ = (
-    "BreakSent",
-    "Connected",
-    "ControlLinesSet",
-    "Disconnected",
-    "LineCodingSet",
-    "LineEvent",
-    "LineState",
-    "Outcome",
-)
-
-# --- what happened -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """The host has configured the device; bytes can flow."""
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnected:
-    """The configuration is over. DTR and RTS have fallen, as when a plug is pulled."""
-
-
-@dataclass(frozen=True, slots=True)
-class LineCodingSet:
-    """SET_LINE_CODING, also where it says what was set already."""
-
-    coding: LineCoding
-
-
-@dataclass(frozen=True, slots=True)
-class ControlLinesSet:
-    """SET_CONTROL_LINE_STATE, also where nothing changed."""
-
-    dtr: bool
-    rts: bool
-
-
-@dataclass(frozen=True, slots=True)
-class BreakSent:
-    """SEND_BREAK for ``duration_ms`` milliseconds; None: until one of 0, which ends it."""
-
-    duration_ms: int | None
-
-
-LineEvent = Connected | Disconnected | LineCodingSet | ControlLinesSet | BreakSent
-"""What an application can hear of its line."""
+__all__ = ("LineState", "Outcome")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,35 +30,13 @@ _STALL: Final = Outcome()
 
 
 @dataclass(slots=True)
-class LineState:
-    """One line. ``coding`` and ``serial`` outlive a disconnect; DTR, RTS and a break do not."""
-
-    coding: LineCoding = LineCoding()  # noqa: RUF009 - a value
-    control: ControlLineState = ControlLineState(0)  # noqa: RUF009 - a value
-    serial: SerialState = SerialState(0)  # noqa: RUF009 - a value
-    breaking: bool = False
-    """A break of unlimited time is on. One of so many ms is the event's business alone."""
+class LineState(Line):
+    """One line, with the requests that a CDC host makes of it."""
 
     def handle(self, setup: SetupPacket, data: bytes = b"") -> Outcome:
         """Act on a class request to the communications interface. What is not known stalls."""
         handler = _HANDLERS.get((setup.bmRequestType, setup.bRequest))
         return handler(self, setup, data) if handler is not None else _STALL
-
-    def disconnect(self) -> None:
-        """Let fall what the host holds up."""
-        self.control = ControlLineState(0)
-        self.breaking = False
-
-    def change_serial(self, changes: Mapping[SerialState, bool]) -> SerialState:
-        """Set or clear bits of the serial state: what the notification must say now.
-
-        Of the bits given only DCD and DSR stay; the others are told once.
-        """
-        state = self.serial
-        for bit, value in changes.items():
-            state = state | bit if value else state & ~bit
-        self.serial = state.lasting
-        return state
 
 
 def _set_line_coding(line: LineState, setup: SetupPacket, data: bytes) -> Outcome:

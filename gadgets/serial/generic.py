@@ -6,20 +6,26 @@ where it is told the ids (``modprobe usbserial vendor=0x0525 product=0xa4a6``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
-import anyio
-
-from gadgets.serial.profiles import Echo, Profile
-from usbip_vudc.function import AltSetting, Endpoint, EndpointSpec, Function, InterfaceSpec
+from gadgets.serial.flow import Flow
+from gadgets.serial.function import SerialFunction
+from gadgets.serial.line import Line
+from gadgets.serial.profile import Profile
+from gadgets.serial.profiles import Echo
+from usbip_vudc.errors import SchemeError
+from usbip_vudc.function import AltSetting, EndpointSpec, InterfaceSpec
 from usbip_vudc.usb.ch9 import UsbClass
 
 __all__ = ("GenericSerialFunction",)
 
 
-class GenericSerialFunction(Function):
-    """Two bulk endpoints whose bytes go where ``profile`` says (default: back)."""
+class GenericSerialFunction(SerialFunction):
+    """Two bulk endpoints whose bytes go where ``profile`` says (default: back).
+
+    Raises SchemeError for a flow that needs a line: nobody could tell it a rate or a DTR.
+    """
 
     name: ClassVar[str] = "generic"
     interfaces: Sequence[InterfaceSpec] = (
@@ -32,13 +38,11 @@ class GenericSerialFunction(Function):
         ),
     )
 
-    def __init__(self, profile: Profile | None = None) -> None:
-        self.profile = Echo() if profile is None else profile
-
-    async def run(self, endpoints: Mapping[str, Endpoint]) -> None:
-        """One connection: the profile works in callbacks until it ends."""
-        self.profile.connect(endpoints["in"], endpoints["out"])
-        try:
-            await anyio.sleep_forever()
-        finally:
-            self.profile.disconnect()
+    def __init__(self, profile: Profile | None = None, *, flow: Flow | None = None) -> None:
+        super().__init__(Echo() if profile is None else profile, line=Line(), flow=flow)
+        for key in ("baud_paced", "wait_for_dtr"):
+            if getattr(self.flow, key):
+                raise SchemeError(
+                    f"{key}: a generic serial port has no line, so no rate and no DTR; expected "
+                    f"false, or a function of type acm"
+                )

@@ -145,8 +145,8 @@ class Transmitter:
 
     ``pull`` returns the segments to send, and whether they are the last for now; no segments
     when there is nothing. A last batch that is a multiple of the maxpacket ends with a ZLP, for
-    a host that reads with larger buffers. ``sent`` is called for each batch, in order, once the
-    host has all of it and its memory is free.
+    a host that reads with larger buffers, unless ``zlp`` is False. ``sent`` is called for each
+    batch, in order, once the host has all of it and its memory is free.
     """
 
     def __init__(
@@ -154,10 +154,13 @@ class Transmitter:
         endpoint: Endpoint,
         pull: Callable[[], tuple[list[memoryview], bool]],
         sent: Callable[[], None],
+        *,
+        zlp: bool = True,
     ) -> None:
         self._endpoint = endpoint
         self._pull = pull
         self._sent = sent
+        self._zlp = zlp
         self._requests: deque[Request] = deque()
         self._stopped = False
 
@@ -168,7 +171,7 @@ class Transmitter:
             if not segments:
                 return
             sg = SGList(*segments)
-            zero = last and sg.length % self._endpoint.max_packet_size == 0
+            zero = self._zlp and last and sg.length % self._endpoint.max_packet_size == 0
             request = Request(sg, zero=zero, on_complete=self._completed)
             self._requests.append(request)
             self._endpoint.queue(request)

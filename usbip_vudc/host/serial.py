@@ -42,13 +42,14 @@ _PACKETS_OF_A_WRITE: Final = 20
 class UsbSerial:
     """A CDC-ACM function: its communications and data interfaces.
 
-    One thread may read while another writes. Raises ValueError where the device has no such
-    function; methods raise usb.core.USBError as pyusb does.
+    ``index`` counts the ports of a device from 0. One thread may read while another writes.
+    Raises ValueError where the device has no such function; methods raise usb.core.USBError as
+    pyusb does.
     """
 
-    def __init__(self, device: usb.core.Device) -> None:
+    def __init__(self, device: usb.core.Device, index: int = 0) -> None:
         self.device = device
-        self._comm, self._data = _find_interfaces(device.get_active_configuration())
+        self._comm, self._data = _find_interfaces(device.get_active_configuration(), index)
         for interface in {self._comm.bInterfaceNumber, self._data.bInterfaceNumber}:
             with contextlib.suppress(NotImplementedError):  # libusb outside Linux
                 if device.is_kernel_driver_active(interface):
@@ -141,7 +142,7 @@ class UsbSerial:
 
 
 def _find_interfaces(
-    configuration: usb.core.Configuration,
+    configuration: usb.core.Configuration, index: int
 ) -> tuple[usb.core.Interface, usb.core.Interface]:
     """The communications and the data interface.
 
@@ -150,11 +151,15 @@ def _find_interfaces(
     without functional descriptors has it, and Linux accepts).
     """
     interfaces = list(configuration)
-    comm = next((i for i in interfaces if _is_acm(i)), None)
-    if comm is None:
-        raise ValueError("the device has no interface of class 02/02, CDC-ACM")
+    comms = [number for number, interface in enumerate(interfaces) if _is_acm(interface)]
+    if index >= len(comms):
+        lacks = f"only {len(comms)} interfaces" if comms else "no interface"
+        raise ValueError(f"the device has {lacks} of class 02/02, CDC-ACM")
+    comm = interfaces[comms[index]]
     wanted = _union_slave(comm.extra_descriptors)
-    for data in interfaces:
+    # Without a union it is the data interface that no other port stands before.
+    own = interfaces[comms[index] :] if index else interfaces
+    for data in own if wanted is None else interfaces:
         if wanted is None:
             fits = data.bInterfaceClass == UsbClass.CDC_DATA
         else:

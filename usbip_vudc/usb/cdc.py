@@ -151,6 +151,12 @@ class LineCoding:
         """The seven bytes as they travel."""
         return _CODING.pack(self.dwDTERate, self.bCharFormat, self.bParityType, self.bDataBits)
 
+    @property
+    def characters_per_second(self) -> float:
+        """How many bytes a UART moves at this coding: start, data, parity and stop bits each."""
+        stop = float(_STOP_WORDS[StopBits(self.bCharFormat)])
+        return self.dwDTERate / (1 + self.bDataBits + (self.bParityType != Parity.NONE) + stop)
+
     def __str__(self) -> str:
         parity = Parity(self.bParityType).name[0]
         return f"{self.dwDTERate} {self.bDataBits}{parity}{_STOP_WORDS[StopBits(self.bCharFormat)]}"

@@ -1,6 +1,6 @@
 """Events: what happens on a line, for any number of listeners that wait for it.
 
-One `EventHub` a function. Posting never waits and never forgets; on asyncio and trio alike.
+One `EventHub` a serial function. Posting never waits and never forgets; on asyncio and trio alike.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 import anyio
 import anyio.lowlevel
 
-from gadgets.acm.line import LineEvent
+from gadgets.serial.line import LineEvent
 from usbip_vudc.errors import LocalProtocolError
 
 __all__ = ("MAX_BEHIND", "EventHub", "Events")
