@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from usbip_vudc.errors import RemoteProtocolError
 from usbip_vudc.sglist import Buffer
 from usbip_vudc.usb.bot import Cbw
+from usbip_vudc.usb.bot_cases import BOT_CASES
 from usbip_vudc.usb.ch9 import Direction
 
 __all__ = ("CASES", "Case", "InvalidCbw", "Plan", "decide", "receive_cbw")
@@ -41,39 +42,49 @@ def receive_cbw(data: Buffer, max_lun: int) -> Cbw:
 
 
 class Case(NamedTuple):
-    """One of the thirteen cases: who expects what, and what the device then does.
+    """One of the thirteen cases (`BOT_CASES`), and what this device chooses to do about it.
 
     ``moves`` says whether any data moves. ``halts`` is the endpoint that ends the host's data
-    phase with STALL; where IN data ended with a short packet already no STALL is needed.
+    phase with STALL.
     """
 
     number: int
     name: str
-    moves: bool = False
-    halts: Direction | None = None
-    phase_error: bool = False
+    moves: bool
+    halts: Direction | None
+    phase_error: bool
 
 
-_N, _I, _O = None, Direction.IN, Direction.OUT
+_I, _O = Direction.IN, Direction.OUT
 
-CASES: Final[dict[tuple[Direction | None, Direction | None, int], Case]] = {
-    # (host expects, device intends, sign of host's length minus device's)
-    (_N, _N, 0): Case(1, "Hn = Dn"),
-    (_N, _I, -1): Case(2, "Hn < Di", phase_error=True),
-    (_N, _O, -1): Case(3, "Hn < Do", phase_error=True),
-    (_I, _N, 1): Case(4, "Hi > Dn", halts=_I),
-    (_I, _I, 1): Case(5, "Hi > Di", moves=True, halts=_I),
-    (_I, _I, 0): Case(6, "Hi = Di", moves=True),
+_CHOICES: Final[dict[int, tuple[bool, Direction | None]]] = {
+    # number: (data move, what halts). As f_mass_storage does, IN data are never padded; what it
+    # takes from bulk OUT and drops, we end with STALL.
+    1: (False, None),
+    2: (False, None),
+    3: (False, None),
+    4: (False, _I),
+    5: (True, _I),
+    6: (True, None),
     # BOT 6.7.2: "may send data up to a total of dCBWDataTransferLength"; so does f_mass_storage.
-    (_I, _I, -1): Case(7, "Hi < Di", moves=True, phase_error=True),
-    **{(_I, _O, sign): Case(8, "Hi <> Do", halts=_I, phase_error=True) for sign in (-1, 0, 1)},
-    (_O, _N, 1): Case(9, "Ho > Dn", halts=_O),
-    **{(_O, _I, sign): Case(10, "Ho <> Di", halts=_O, phase_error=True) for sign in (-1, 0, 1)},
-    (_O, _O, 1): Case(11, "Ho > Do", moves=True, halts=_O),
-    (_O, _O, 0): Case(12, "Ho = Do", moves=True),
+    7: (True, None),
+    8: (False, _I),
+    9: (False, _O),
+    10: (False, _O),
+    11: (True, _O),
+    12: (True, None),
     # BOT 6.7.3 lets the device take a part. A host and a device that disagree about the length
     # of a write must not change the medium, so it takes none.
-    (_O, _O, -1): Case(13, "Ho < Do", halts=_O, phase_error=True),
+    13: (False, _O),
+}
+
+CASES: Final[dict[tuple[Direction | None, Direction | None, int], Case]] = {
+    # (host expects, device intends, sign of host's length less device's)
+    (case.host, case.device, sign): Case(
+        case.number, case.name, *_CHOICES[case.number], case.is_phase_error
+    )
+    for case in BOT_CASES.values()
+    for sign in case.signs
 }
 
 

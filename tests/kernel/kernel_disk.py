@@ -19,11 +19,16 @@ _SHM: Final = Path("/dev/shm")
 
 
 @contextmanager
-def kernel_disk(udc: str, name: str) -> Iterator[ConfigfsGadget]:
-    """A disk of 1 MiB with `CONTENT` on a UDC; nothing is left of it afterwards."""
+def kernel_disk(udc: str, name: str, **attributes: str) -> Iterator[ConfigfsGadget]:
+    """A disk of 1 MiB with `CONTENT` on a UDC; nothing is left of it afterwards.
+
+    ``attributes`` are of its directory in configfs, such as ``stall``.
+    """
     image = _SHM / f"{name}.img"
     image.write_bytes(CONTENT)
-    function = KernelFunction(driver="mass_storage", attributes={"lun.0/file": str(image)})
+    function = KernelFunction(
+        driver="mass_storage", attributes={"lun.0/file": str(image), **attributes}
+    )
     gadget = Gadget(
         name=name,
         idVendor=0x0525,
