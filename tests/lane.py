@@ -39,7 +39,7 @@ from usbip_vudc.report import progress
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "build" / "test-results"
 FALLBACK = "debian:bookworm"
-LAB_TIMEOUT = int(os.environ.get("USBIP_VUDC_LANE_TIMEOUT", "2400"))
+LAB_TIMEOUT = int(os.environ.get("USBIP_VUDC_LANE_TIMEOUT", "4200"))
 """Seconds for boot and tests: three times what they take on two idle CPUs without KVM."""
 
 console = Console(highlight=False, soft_wrap=True)

@@ -15,6 +15,7 @@ import pytest
 
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.host.handshake import import_device, list_devices
+from usbip_vudc.registry import GADGETS
 from usbip_vudc.scheme import parse_size
 
 COMMAND = (sys.executable, "-W", "error", "-m", "usbip_vudc")
@@ -106,15 +107,27 @@ def test_serve_takes_schemes_beside_ready_made_gadgets(tmp_path: Path) -> None:
     assert "mine.toml: configs is missing: expected at least one" in " ".join(done.stderr.split())
 
 
+def test_serve_serves_what_is_illegal_on_demand() -> None:
+    with serving("serial", "--speed", "low", "--deliberately-illegal") as process:
+        listening_port(process)
+        assert line(process) == "1-1 serial 0525:a4a7 low"
+
+
 BAD = [
-    (("serve", "toaster"), "'toaster' is unknown; there are composite, generic, serial, storage"),
+    (("serve", "toaster"), f"'toaster' is unknown; there are {', '.join(sorted(GADGETS))}"),
     (("serve",), "Missing argument 'NAME...'"),
     (("serve", "serial", "--speed", "warp"), "speed 'warp' is unknown; use low, full, high, super"),
-    (("serve", "storage", "--speed", "low"), "bulk endpoint cannot exist at low speed"),
+    (
+        ("serve", "storage", "--speed", "low"),
+        "function mass_storage: endpoint in: a bulk endpoint at low speed: expected interrupt, or "
+        "full, high or super speed (USB 2.0 5.8.3), and 1 more (usbip-vudc check); "
+        "deliberately_illegal (--deliberately-illegal) serves it anyway",
+    ),
     (("serve", "storage", "--size", "12x"), "size '12x': expected bytes with K, M, G or T"),
     (("serve", "storage", "--image", "/nowhere/disk"), "/nowhere/disk does not exist"),
     (("serve", "serial", "--image", "/dev/null"), "backs one storage gadget, but 0"),
-    (("serve", "serial", "--profile", "modem"), "there are echo, sink, source"),
+    (("serve", "serial", "--profile", "fax"), "there are echo, sink[:SEED], source"),
+    (("serve", "generic", "--baud-paced"), "a generic serial port has no line"),
     (("serve", "serial", "--tcp-port", "99999"), "0<=x<=65535"),
     (("bake",), "No such command 'bake'"),
 ]

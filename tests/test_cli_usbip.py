@@ -31,7 +31,7 @@ WRONG = [
     (("attach", "-r", HOST, "-b", "1-1", "--wait=soon"), "'soon' is not a valid float"),
     (("detach",), "-p PORT, or --all"),
     (("detach", "-p", "0", "--all"), "-p PORT, or --all"),
-    (("export", "--gadget", "toaster"), "'composite', 'generic', 'serial', 'storage'"),
+    (("export", "--gadget", "toaster"), "'serial', 'storage'"),
     (("export", "nosuch_udc.0"), "'nosuch_udc.0' is no usbip-vudc"),
     (("bind",), "Missing option '-b'"),
     (("unbind",), "Missing option '-b'"),

@@ -70,3 +70,70 @@ def test_inquiry_without_its_padding() -> None:
 def test_commands_have_names() -> None:
     assert command_name(read_command(0, 1)) == "READ(10)"
     assert command_name(b"\xff") == "command FFh"
+
+
+@pytest.mark.parametrize(
+    ("data", "information", "deferred"),
+    [
+        ("f0 00 03 00 00 07 d0 0a 00 00 00 00 11 00 00 00 00 00", 2000, False),
+        ("70 00 03 00 00 07 d0 0a 00 00 00 00 11 00 00 00 00 00", None, False),
+        ("f1 00 03 00 00 07 d0 0a 00 00 00 00 0c 00 00 00 00 00", 2000, True),
+        ("72 03 11 00 00 00 00 0c 00 0a 80 00 00 00 00 01 00 00 00 00", 1 << 32, False),
+        ("72 03 11 00 00 00 00 0c 00 0a 00 00 00 00 00 01 00 00 00 00", None, False),
+        ("73 03 0c 00 00 00 00 00", None, True),
+    ],
+)
+def test_sense_tells_where_and_when(data: str, information: int | None, deferred: bool) -> None:
+    sense = Sense.parse(bytes.fromhex(data))
+    assert (sense.information, sense.deferred) == (information, deferred)
+
+
+def test_sense_in_words() -> None:
+    sense = Sense(0xE, 0x1D, 0, information=7, deferred=True)
+    assert str(sense) == (
+        "MISCOMPARE, miscompare during verify operation (Eh 1Dh 00h) at LBA 7, of an earlier "
+        "command"
+    )
+    assert sense == Sense(0xE, 0x1D)
+
+
+@pytest.mark.parametrize(
+    ("cdb", "expected"),
+    [
+        (scsi.verify_command(5, 8), "8f 00 00 00 00 00 00 00 00 05 00 00 00 08 00 00"),
+        (
+            scsi.verify_command(1 << 32, 8, compare=True),
+            "8f 02 00 00 00 01 00 00 00 00 00 00 00 08 00 00",
+        ),
+        (
+            scsi.write_same_command(5, 8, unmap=True),
+            "93 08 00 00 00 00 00 00 00 05 00 00 00 08 00 00",
+        ),
+        (
+            scsi.write_same_command(5, 8, data=False),
+            "93 01 00 00 00 00 00 00 00 05 00 00 00 08 00 00",
+        ),
+        (scsi.unmap_command([(5, 8)])[0], "42 00 00 00 00 00 00 00 18 00"),
+        (
+            scsi.unmap_command([(5, 8)])[1],
+            "00 16 00 10 00 00 00 00 00 00 00 00 00 00 00 05 00 00 00 08 00 00 00 00",
+        ),
+        (scsi.REPORT_SUPPORTED_OPERATION_CODES, "a3 0c 00 00 00 00 00 00 20 00 00 00"),
+    ],
+)
+def test_bytes_of_commands_beyond_read_and_write(cdb: bytes, expected: str) -> None:
+    assert cdb.hex(" ") == expected
+
+
+@pytest.mark.parametrize(
+    ("cdb", "name"),
+    [
+        ("9e 10", "READ CAPACITY(16)"),
+        ("9e 12", "GET LBA STATUS"),
+        ("9e 1f", "command 9Eh"),
+        ("a3 0c", "REPORT SUPPORTED OPERATION CODES"),
+        ("42 00", "UNMAP"),
+    ],
+)
+def test_names_of_commands_with_service_actions(cdb: str, name: str) -> None:
+    assert command_name(bytes.fromhex(cdb)) == name

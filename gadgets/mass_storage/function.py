@@ -12,6 +12,7 @@ from typing import ClassVar
 from gadgets.mass_storage.scsi import Target
 from gadgets.mass_storage.transport import PIECE, Transport
 from gadgets.mass_storage.unit import Lun, MediumEvent
+from usbip_vudc.conversation import converse
 from usbip_vudc.errors import EndpointDisabled, SchemeError
 from usbip_vudc.function import (
     AltSetting,
@@ -20,7 +21,6 @@ from usbip_vudc.function import (
     EndpointSpec,
     Function,
     InterfaceSpec,
-    converse,
 )
 from usbip_vudc.memory import page_aligned
 from usbip_vudc.sglist import Buffer
@@ -92,6 +92,8 @@ class MassStorageFunction(Function):
             pass  # the configuration ended before we were cancelled
         finally:
             self._transport = None
+            for lun in self.luns:
+                lun.power_lost()
 
     def setup(self, request: ControlRequest) -> Buffer | None:
         """Get Max LUN (BOT 3.2) and Bulk-Only Mass Storage Reset (BOT 3.1)."""

@@ -1,6 +1,6 @@
 """INQUIRY: the standard data and the vital product data pages (SPC-4 6.6 and 7.8, SBC-3 6.6).
 
-Pure: a Lun in, bytes out.
+Pure: a Lun and a command block in, bytes out.
 """
 
 from __future__ import annotations
@@ -10,37 +10,55 @@ from collections.abc import Callable
 from typing import Final
 
 from gadgets.mass_storage import sense
+from gadgets.mass_storage.command import Answer, Command, any_unit, command, is_disk
+from gadgets.mass_storage.provisioning import MAX_DESCRIPTORS, MAX_WRITE_SAME
 from gadgets.mass_storage.sense import CheckCondition
 from gadgets.mass_storage.unit import Lun
 
-__all__ = ("PAGES", "answer")
+__all__ = ("COMMANDS", "PAGES")
 
 _REMOVABLE: Final = 0x80
 _VERSION_SPC_4: Final = 0x06
 _RESPONSE_FORMAT: Final = 0x02
 
+_DISK, _CDROM = 0x00, 0x05
+"""Peripheral device types (SPC-4 table 143), of a unit that is connected."""
+
 _OPTIMAL_TRANSFER: Final = 1 << 20
 """Bytes: what one request moves without being cut here."""
 
+_UNMAP_GRANULARITY: Final = 4096
+"""Bytes: what file systems and pages of memory have for a block."""
 
-def answer(lun: Lun, evpd: int, page: int) -> bytes:
-    """The data before it is cut to the allocation length. Raises CheckCondition 05/24/00."""
-    if evpd & ~0x01 or (page and not evpd):
-        raise CheckCondition(sense.INVALID_FIELD)
-    if not evpd:
-        return _standard(lun)
-    write = PAGES.get(page)
-    if write is None:
+_NO_LIMIT: Final = 0xFFFF_FFFF
+_LBPU, _LBPWS, _LBPWS10, _LBPRZ = 0x80, 0x40, 0x20, 0x04
+_THIN: Final = 2
+
+
+def _inquiry(lun: Lun, cdb: bytes) -> Answer:
+    evpd, page, allocation = struct.unpack_from(">xBBH", cdb)
+    return Answer.reply(_page(lun, page) if evpd & 0x01 else _standard(lun, page), allocation)
+
+
+def _page(lun: Lun, page: int) -> bytes:
+    write, fits = PAGES.get(page, (None, any_unit))
+    if write is None or not fits(lun):
         raise CheckCondition(sense.INVALID_FIELD)
     body = write(lun)
-    return struct.pack(">BBH", 0, page, len(body)) + body
+    return struct.pack(">BBH", _device_type(lun), page, len(body)) + body
 
 
-def _standard(lun: Lun) -> bytes:
+def _device_type(lun: Lun) -> int:
+    return _CDROM if lun.cdrom else _DISK
+
+
+def _standard(lun: Lun, page: int) -> bytes:
     """SPC-4 table 175, the 36 bytes that every host asks for."""
+    if page:
+        raise CheckCondition(sense.INVALID_FIELD)
     return struct.pack(
         ">BBBBB3x8s16s4s",
-        0,  # a direct access block device is connected
+        _device_type(lun),
         _REMOVABLE if lun.removable else 0,
         _VERSION_SPC_4,
         _RESPONSE_FORMAT,
@@ -55,8 +73,8 @@ def _padded(text: str, width: int) -> bytes:
     return text.encode("ascii").ljust(width)
 
 
-def _supported_pages(_lun: Lun) -> bytes:
-    return bytes(sorted(PAGES))
+def _supported_pages(lun: Lun) -> bytes:
+    return bytes(sorted(page for page, (_, fits) in PAGES.items() if fits(lun)))
 
 
 def _unit_serial_number(lun: Lun) -> bytes:
@@ -70,8 +88,12 @@ def _device_identification(lun: Lun) -> bytes:
 
 
 def _block_limits(lun: Lun) -> bytes:
-    """SBC-3 table 205: no limit but a preference, and no UNMAP."""
-    return struct.pack(">4xII48x", 0, _OPTIMAL_TRANSFER // lun.block_size)
+    """SBC-3 table 205: no limit for transfers but a preference."""
+    unmap = (0, 0, 0)
+    if lun.thin:
+        unmap = (_NO_LIMIT, MAX_DESCRIPTORS, max(_UNMAP_GRANULARITY // lun.block_size, 1))
+    preference = _OPTIMAL_TRANSFER // lun.block_size
+    return struct.pack(">8xI4xIII4xQ20x", preference, *unmap, MAX_WRITE_SAME)
 
 
 def _block_characteristics(_lun: Lun) -> bytes:
@@ -79,10 +101,23 @@ def _block_characteristics(_lun: Lun) -> bytes:
     return struct.pack(">H58x", 1)
 
 
-PAGES: Final[dict[int, Callable[[Lun], bytes]]] = {
-    0x00: _supported_pages,
-    0x80: _unit_serial_number,
-    0x83: _device_identification,
-    0xB0: _block_limits,
-    0xB1: _block_characteristics,
+def _logical_block_provisioning(lun: Lun) -> bytes:
+    """SBC-3 table 208: what gives blocks back, and that they then read as zeroes."""
+    if not lun.thin:
+        return bytes(4)
+    return struct.pack(">xBBx", _LBPU | _LBPWS | _LBPWS10 | _LBPRZ, _THIN)
+
+
+PAGES: Final[dict[int, tuple[Callable[[Lun], bytes], Callable[[Lun], bool]]]] = {
+    0x00: (_supported_pages, any_unit),
+    0x80: (_unit_serial_number, any_unit),
+    0x83: (_device_identification, any_unit),
+    0xB0: (_block_limits, is_disk),
+    0xB1: (_block_characteristics, is_disk),
+    0xB2: (_logical_block_provisioning, is_disk),
 }
+"""What writes a page, and which units have it."""
+
+COMMANDS: Final[tuple[Command, ...]] = (
+    command("INQUIRY", "12 01 ff ffff 00", _inquiry, attends=False),
+)

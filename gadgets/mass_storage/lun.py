@@ -19,8 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from gadgets.mass_storage import holes
 from gadgets.mass_storage.unit import Lun
-from usbip_vudc.errors import SchemeError
+from usbip_vudc.errors import LocalProtocolError, SchemeError
 from usbip_vudc.memory import page_aligned
 from usbip_vudc.sglist import Buffer
 
@@ -53,9 +54,11 @@ class FileLun(Lun):
         self,
         path: str | os.PathLike[str] | None = None,
         *,
-        block_size: int = 512,
+        block_size: int | None = None,
         read_only: bool = False,
         removable: bool = False,
+        cdrom: bool = False,
+        thin: bool = False,
         create_size: int | None = None,
         vendor: str = "usbip",
         product: str = "vudc file",
@@ -63,12 +66,15 @@ class FileLun(Lun):
         serial: str = "",
     ) -> None:
         self._fd = -1  # first, so that close() works after any failure
+        self._is_writable = False
         self._buffers = deque(memoryview(b"") for _ in range(_BUFFERS))
         self.path = Path(path) if path is not None else None
         super().__init__(
             block_size=block_size,
             read_only=read_only,
             removable=removable,
+            cdrom=cdrom,
+            thin=thin,
             vendor=vendor,
             product=product,
             revision=revision,
@@ -76,7 +82,7 @@ class FileLun(Lun):
         )
         if self.path is not None:
             self._set_size(self._open_medium(create_size))
-        elif not removable:
+        elif not self.removable:
             raise SchemeError("a unit without a file must be removable")
 
     def __enter__(self) -> Self:
@@ -90,11 +96,10 @@ class FileLun(Lun):
     ) -> None:
         self.close()
 
-    def insert(self, path: str | os.PathLike[str] | None = None) -> None:
-        """Put a medium in: another file, or the last one again. Raises as `Lun.insert` does."""
-        if path is not None and not self.medium_present:
-            self.path = Path(path)
-        super().insert()
+    @property
+    def source(self) -> str:
+        """The path of the file; empty where none was named yet."""
+        return str(self.path) if self.path is not None else ""
 
     def close(self) -> None:
         """Flush, unlock and close the file. Raises OSError where the flush failed."""
@@ -125,9 +130,18 @@ class FileLun(Lun):
             log.warning("%s: write at byte %d: %s", self.path, offset + done, error)
         return done - done % self.block_size
 
+    def unmap(self, offset: int, length: int) -> None:
+        """Punch a hole; write zeroes where the file can have none."""
+        if not holes.punch(self._fd, offset, length):
+            super().unmap(offset, length)
+
+    def extent(self, offset: int) -> tuple[bool, int]:
+        """Data or a hole, as the file system says."""
+        return holes.data_or_hole(self._fd, offset, self.size)
+
     def flush(self) -> None:
-        """Fdatasync; nothing to do for a read-only unit."""
-        if not self.read_only and self._fd >= 0:
+        """Fdatasync; nothing to do for a file that is open for reading only."""
+        if self._is_writable and self._fd >= 0:
             os.fdatasync(self._fd)
 
     def verify(self, offset: int, length: int) -> int:
@@ -149,6 +163,7 @@ class FileLun(Lun):
         if path is None:
             raise SchemeError("no file to insert; name one")
         self._fd, size = _open(path, read_only=self.read_only, create_size=create_size)
+        self._is_writable = not self.read_only  # which `protect` does not change
         try:
             if not size or size % self.block_size:
                 fit = size - size % self.block_size or self.block_size
@@ -166,10 +181,19 @@ class FileLun(Lun):
         if fd < 0:
             return
         try:
-            if not self.read_only:
+            if self._is_writable:
                 os.fdatasync(fd)
         finally:
             os.close(fd)
+
+    def _choose(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def _require_writable(self) -> None:
+        if not self._is_writable:
+            raise LocalProtocolError(
+                f"{self.path} is open for reading only; eject it, lift the protection, insert it"
+            )
 
     def _read_into(self, buffer: bytearray | memoryview, offset: int) -> bytearray | memoryview:
         """Fill a buffer, or as many whole blocks of it as can be read."""
@@ -209,9 +233,11 @@ class RamLun(Lun):
         self,
         size: int,
         *,
-        block_size: int = 512,
+        block_size: int | None = None,
         read_only: bool = False,
         removable: bool = False,
+        cdrom: bool = False,
+        thin: bool = False,
         vendor: str = "usbip",
         product: str = "vudc ram",
         revision: str = "1.0",
@@ -221,6 +247,8 @@ class RamLun(Lun):
             block_size=block_size,
             read_only=read_only,
             removable=removable,
+            cdrom=cdrom,
+            thin=thin,
             vendor=vendor,
             product=product,
             revision=revision,
@@ -231,6 +259,11 @@ class RamLun(Lun):
         self._set_size(size)
         self.memory = page_aligned(size)
 
+    @property
+    def source(self) -> str:
+        """That it is memory."""
+        return "memory"
+
     def read(self, offset: int, length: int) -> Buffer:
         """A view of the memory."""
         return self.memory[offset : offset + length]
@@ -239,6 +272,10 @@ class RamLun(Lun):
         """Copy into the memory; data that landed there needs no write."""
         self.memory[offset : offset + len(data)] = data
         return len(data)
+
+    def unmap(self, offset: int, length: int) -> None:
+        """Give the pages back."""
+        holes.release(self.memory, offset, length)
 
     def landing(self, offset: int, length: int) -> memoryview | None:
         """The memory itself."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Generator
 from typing import Final, TypeVar
 
@@ -16,8 +17,9 @@ from gadgets.mass_storage.bot import InvalidCbw, decide, receive_cbw
 from gadgets.mass_storage.scsi import Answer, Target
 from gadgets.mass_storage.sense import Sense
 from gadgets.mass_storage.unit import Lun
+from usbip_vudc.conversation import Blocking, Conversation, Pause
 from usbip_vudc.errors import Overflow, RequestWithdrawn
-from usbip_vudc.function import Blocking, Conversation, Endpoint, Request
+from usbip_vudc.function import Endpoint, Request
 from usbip_vudc.sglist import SGList
 from usbip_vudc.usb.bot import CBW_SIZE, Cbw, CswStatus, pack_csw
 from usbip_vudc.usb.ch9 import Direction
@@ -34,7 +36,7 @@ _AHEAD: Final = 2
 
 T = TypeVar("T")
 
-Step = Generator[Request | Blocking, object, T]
+Step = Generator[Request | Blocking | Pause, object, T]
 """A part of the conversation that ends with a value."""
 
 
@@ -63,7 +65,10 @@ class Transport:
         self._command_sg = SGList(self._command)
         self._out_request = Request(b"")
         self._in_requests: list[Request] = []
+        self._waiting = Pause(0.0)
+        self._media_seen = 0
         self._is_reset = False
+        self._is_wedged = False
 
     def commands(self) -> Conversation:
         """Serve for ever. Ends with EndpointDisabled when the configuration does."""
@@ -81,7 +86,8 @@ class Transport:
                 self._await_command()
             except (InvalidCbw, Overflow) as error:
                 self._on_refused(str(error))
-                yield from self._refuse()
+                with contextlib.suppress(RequestWithdrawn):
+                    yield from self._refuse()
                 self._await_command()
             except RequestWithdrawn:
                 self._await_command()  # Bulk-Only Mass Storage Reset, BOT 3.1
@@ -89,6 +95,11 @@ class Transport:
     def reset(self) -> None:
         """Drop whatever goes on and expect a CBW next; halts stay (BOT 3.1, 5.3.4)."""
         self._is_reset = True
+        if self._is_wedged:  # from now on these are halts that the host may clear
+            self._is_wedged = False
+            self._in.halt()
+            self._out.halt()
+        self._waiting.end()
         out_request = self._out_request  # another one, where a withdrawal resumes us at once
         for request in self._in_requests:
             self._in.withdraw(request)
@@ -110,24 +121,14 @@ class Transport:
             raise RequestWithdrawn("Bulk-Only Mass Storage Reset")
 
     def _refuse(self) -> Conversation:
-        """BOT 6.6.1: halt both endpoints and keep them so until reset.
-
-        No function hears of CLEAR_FEATURE(ENDPOINT_HALT). So a request waits behind each halt:
-        when it ends, the host has cleared that halt without a reset, and it halts again. That
-        costs an impatient host one ZLP (IN) or one transfer that goes nowhere (OUT).
-        """
-        while True:
-            try:
-                yield from self._withdraw_in()
-                self._halt_in()
-                self._out.halt()
-                self._out_request = self._out.queue(Request(self._command_sg))
-                yield self._out_request
-                self._check_reset()
-            except RequestWithdrawn:
-                return
-            except Overflow:
-                pass
+        """BOT 6.6.1: halt both endpoints and keep them so until reset."""
+        yield from self._withdraw_in()
+        self._in_requests = []
+        self._in.wedge()
+        self._out.wedge()
+        self._is_wedged = True
+        self._waiting = Pause(math.inf)
+        yield self._waiting
 
     def _withdraw_in(self) -> Conversation:
         """Take back what the host has not fetched; a kernel's endpoint gives it back in its time.
@@ -141,17 +142,6 @@ class Transport:
                     yield request
         self._check_reset()
 
-    def _halt_in(self) -> None:
-        self._in.halt()
-        waiting = Request(b"", on_complete=self._halt_in_again)
-        self._in_requests = [waiting]
-        self._in.queue(waiting)
-
-    def _halt_in_again(self, ended: Request) -> None:
-        is_current = self._in_requests[-1] is ended
-        if is_current and ended.error is None and not self._is_reset:
-            self._halt_in()
-
     # --- data and status (BOT 5.3.2, 5.3.3) ----------------------------------------------------
 
     def _carry_out(self, cbw: Cbw, answer: Answer) -> Conversation:
@@ -161,37 +151,64 @@ class Transport:
         case, length = decide(host, host_length, answer.direction, answer.length)
         failed = answer.failed
         moved, is_over = 0, not host_length
+        self._media_seen = lun.media_seen
+        if length and answer.data is None and answer.take is None:
+            yield from self._pause(lun.delay(answer.offset, length))
         if answer.direction is Direction.OUT:
             if length:
-                moved, is_over = yield from self._take(lun, answer.offset, length, host_length)
+                moved, is_over = yield from self._take(lun, answer, length, host_length)
                 failed = moved < length or (yield from self._work(answer, lun))
         else:
             failed = failed or (yield from self._work(answer, lun))
             if length and not failed:
                 moved = yield from self._give(lun, answer, length)
                 failed = moved < length
-                is_over = moved == host_length or moved % self._in.max_packet_size != 0
+                is_over = moved == host_length
         if not is_over:
             yield from self._end_early(host, host_length, moved)
         status = CswStatus.FAILED if failed else CswStatus.PASSED
         if case.phase_error:
             status = CswStatus.PHASE_ERROR
+        residue, said = lun.conclude(host_length, host_length - moved, status, lun.sense)
         # On a halted endpoint it waits for CLEAR_FEATURE(ENDPOINT_HALT), as BOT figure 2 wants.
-        csw = Request(pack_csw(cbw.dCBWTag, host_length - moved, status))
+        csw = Request(pack_csw(cbw.dCBWTag, residue, said))
         self._in_requests.append(csw)
         self._in.queue(csw)
+        if answer.afterwards is not None:
+            yield from self._work_afterwards(answer.afterwards, lun)
+
+    def _pause(self, seconds: float) -> Conversation:
+        """Let time pass, while the host gets NAK; a reset cuts it short."""
+        if seconds > 0:
+            self._waiting = Pause(seconds)
+            yield self._waiting
+            self._check_reset()
 
     def _work(self, answer: Answer, lun: Lun) -> Step[bool]:
         """What may block, in a thread: whether it failed."""
         if answer.work is None:
             return False
-        failure = yield Blocking(answer.work)
+        failure = yield from self._in_thread(answer.work, lun)
         self._check_reset()
         if failure is None and answer.finish is not None:
             failure = answer.finish()
         if isinstance(failure, Sense):
             lun.sense = failure
         return failure is not None
+
+    def _in_thread(self, work: Callable[[], Sense | None], lun: Lun) -> Step[object]:
+        lun.busy = True
+        try:
+            return (yield Blocking(work))
+        finally:
+            lun.busy = False
+
+    def _work_afterwards(self, work: Callable[[], Sense | None], lun: Lun) -> Conversation:
+        """What the status does not wait for, in a thread: a failure is told with a later one."""
+        failure = yield from self._in_thread(work, lun)
+        if isinstance(failure, Sense):
+            lun.attend(failure.later())
+        self._check_reset()
 
     def _give(self, lun: Lun, answer: Answer, length: int) -> Step[int]:
         """Queue IN data without waiting for the end of it: bytes queued."""
@@ -203,7 +220,7 @@ class Transport:
                 del self._in_requests[0]
             size = min(length - sent, PIECE)
             if answer.data is None:
-                piece = lun.read(answer.offset + sent, size)
+                piece = lun.read(answer.offset + sent, size) if self._has_medium(lun) else b""
             else:
                 piece = answer.data[:size]
             if piece:
@@ -213,40 +230,70 @@ class Transport:
                 sent += request.length
             if len(piece) < size:
                 lba = (answer.offset + sent) // lun.block_size
-                lun.sense = sense.UNRECOVERED_READ_ERROR.at(lba)
+                lun.sense = self._why(lun, sense.UNRECOVERED_READ_ERROR.at(lba))
                 break
         if answer.data is None:
             lun.bytes_read += sent
         return sent
 
-    def _take(self, lun: Lun, offset: int, length: int, host_length: int) -> Step[tuple[int, bool]]:
-        """Receive and write OUT data: bytes written, and whether the host has sent all it will."""
+    def _take(
+        self, lun: Lun, answer: Answer, length: int, host_length: int
+    ) -> Step[tuple[int, bool]]:
+        """Receive OUT data: bytes that counted, and whether the host has sent all it will."""
         written = received = 0
         is_over = False
         while written < length:
             size = min(length - written, PIECE)
             room = self._out.round_up(size)
             # An OUT request asks for whole packets, and only those land in the medium itself.
-            target = lun.landing(offset + written, size) if room == size else None
+            direct = room == size and answer.take is None
+            target = lun.landing(answer.offset + written, size) if direct else None
             data = self._buffer[:room] if target is None else target
             request = self._out_request = self._out.queue(Request(data))
             yield request
             self._check_reset()
             received += request.actual
             is_over = request.actual < size or received >= host_length
-            good = min(request.actual, size)
-            good -= good % lun.block_size
-            if target is None and good:
-                good = lun.write(offset + written, data[:good])
-            written += good
+            kept = min(request.actual, size)
+            if target is None or kept < size:
+                kept = self._keep(lun, answer, written, data[:kept], size)
+            written += kept
             if request.actual < size:
                 lun.sense = sense.DATA_PHASE_ERROR  # less than the host itself announced
+            if kept < size:
                 break
-            if good < size:
-                lun.sense = sense.WRITE_ERROR.at((offset + written) // lun.block_size)
-                break
-        lun.bytes_written += written
+        if answer.take is None:
+            lun.bytes_written += written
         return written, is_over
+
+    def _keep(self, lun: Lun, answer: Answer, before: int, data: memoryview, size: int) -> int:
+        """Put a piece where it belongs: the bytes that counted of ``size``, or the sense is set."""
+        if not self._has_medium(lun):
+            lun.sense = self._why(lun, sense.WRITE_ERROR)
+            return 0
+        if answer.take is not None:
+            failure = answer.take(before, data) if len(data) == size else sense.DATA_PHASE_ERROR
+            if failure is not None:
+                lun.sense = failure
+                return 0
+            return size
+        offset = answer.offset + before
+        kept = len(data) - len(data) % lun.block_size
+        if kept:
+            kept = lun.write(offset, data[:kept])
+        if kept < size:
+            lun.sense = sense.WRITE_ERROR.at((offset + kept) // lun.block_size)
+        return kept
+
+    def _has_medium(self, lun: Lun) -> bool:
+        """Whether the medium is the one that the command began with."""
+        return lun.media_seen == self._media_seen
+
+    def _why(self, lun: Lun, failure: Sense) -> Sense:
+        """Why data did not move: the failure, unless the medium was taken out meanwhile."""
+        if self._has_medium(lun):
+            return failure
+        return sense.MEDIUM_CHANGED if lun.size else sense.MEDIUM_NOT_PRESENT
 
     def _end_early(self, host: Direction | None, host_length: int, moved: int) -> Conversation:
         """The host expects more than moved: STALL tells it that no more will."""

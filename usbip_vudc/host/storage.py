@@ -19,7 +19,7 @@ import usb.util
 from usbip_vudc.errors import RemoteProtocolError, UsbipVudcError
 from usbip_vudc.host import scsi
 from usbip_vudc.host.pipes import BulkPipes
-from usbip_vudc.host.scsi import Capacity, Inquiry, Sense, command_name
+from usbip_vudc.host.scsi import Capacity, Inquiry, Sense, SupportedCommand, command_name
 from usbip_vudc.sglist import Buffer, SGList, parse_layout
 from usbip_vudc.usb.bot import (
     BULK_ONLY_MASS_STORAGE_RESET,
@@ -38,6 +38,7 @@ __all__ = (
     "PhaseError",
     "Sense",
     "StorageError",
+    "SupportedCommand",
     "TransportError",
     "UsbStorage",
 )
@@ -197,6 +198,34 @@ class UsbStorage:
     def synchronize_cache(self) -> None:
         """Have the device write what it holds back."""
         self.command(scsi.SYNCHRONIZE_CACHE)
+
+    def verify(self, lba: int, blocks: int) -> None:
+        """Have the device check that these blocks can be read."""
+        self.command(scsi.verify_command(lba, blocks))
+
+    def compare(self, lba: int, data: Buffer) -> None:
+        """Have the device compare ``data``, whole blocks, with what is there from ``lba`` on.
+
+        Raises CheckCondition 0E/1D/00 where it differs.
+        """
+        blocks = memoryview(data).nbytes // self.block_size
+        self.command(scsi.verify_command(lba, blocks, compare=True), data)
+
+    def write_same(
+        self, lba: int, blocks: int, block: Buffer | None = None, *, unmap: bool = False
+    ) -> None:
+        """Write one ``block`` (None: zeroes) to all of these; ``unmap`` gives zeroes back."""
+        cdb = scsi.write_same_command(lba, blocks, unmap=unmap, data=block is not None)
+        self.command(cdb, block)
+
+    def unmap(self, *ranges: tuple[int, int]) -> None:
+        """Give blocks back, each range an LBA and a number of blocks."""
+        self.command(*scsi.unmap_command(ranges))
+
+    def supported_commands(self) -> tuple[SupportedCommand, ...]:
+        """Ask which commands the unit has (REPORT SUPPORTED OPERATION CODES)."""
+        cdb = scsi.REPORT_SUPPORTED_OPERATION_CODES
+        return SupportedCommand.parse_all(self.command(cdb, data_in=0x2000))
 
     def command(self, cdb: Buffer, data_out: Buffer | None = None, data_in: int = 0) -> bytes:
         """Execute any command: the bytes that came in (``data_in`` is how many may), or b"".
