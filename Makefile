@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-kernels check bench bench-kernel clean
+.PHONY: demo test test-kernels test-pyusb soak check bench bench-kernel clean
 
 demo: $(READY)
 	@$(BIN)/usbip-vudc demo
@@ -18,6 +18,16 @@ test: check
 test-kernels: $(READY)
 	@$(BIN)/python -m tests.lane --kernels \
 	  debian:bullseye debian:bookworm debian:trixie debian:newest
+
+# PyUSB's own tests, fetched, against its test device: through our backend, and through libusb in
+# the lab. python-functionfs's host script is part of the kernel lane.
+test-pyusb: $(READY)
+	@$(BIN)/python -m tests.pyusb_suite
+	@$(BIN)/usbip-vudc lab -- $(CURDIR)/$(BIN)/python -m tests.pyusb_suite --linux
+
+# Mixed traffic on a disk and serial ports, compared byte by byte, for 5 minutes or SOAK_SECONDS.
+soak: $(READY)
+	@$(BIN)/python -m tests.soak
 
 check: $(READY)
 	@$(BIN)/ruff format --check --quiet .

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Final
 
 from gadgets.acm.function import AcmFunction
 from gadgets.mass_storage.function import MassStorageFunction
 from gadgets.mass_storage.lun import FileLun, Lun, RamLun
+from gadgets.mass_storage.models import with_models
+from gadgets.mass_storage.stores import is_store, parse_store
 from gadgets.serial.generic import GenericSerialFunction
-from gadgets.serial.profiles import Echo, Profile, Sink, Source
+from gadgets.serial.naming import make_profile
+from gadgets.serial.presets import flow_of
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.gadget import Config, Gadget
 from usbip_vudc.registry import GadgetOptions
@@ -18,15 +20,9 @@ __all__ = ("composite", "generic", "serial", "storage")
 
 DEFAULT_RAM_SIZE: Final = 64 << 20
 
-PROFILES: Final[Mapping[str, Callable[[], Profile]]] = {
-    "echo": Echo,
-    "sink": Sink,
-    "source": Source,
-}
-
 
 def serial(options: GadgetOptions) -> Gadget:
-    """A CDC-ACM serial port, 0525:a4a7 as g_serial."""
+    """A CDC-ACM serial port, or several, 0525:a4a7 as g_serial."""
     return Gadget(
         name="serial",
         idVendor=0x0525,
@@ -34,12 +30,16 @@ def serial(options: GadgetOptions) -> Gadget:
         manufacturer="usbip-vudc",
         product="Serial gadget",
         serial=options.serial_number,
-        configs=(Config(functions=(_acm(options),), name="CDC ACM"),),
+        configs=(Config(functions=_acm_ports(options), name="CDC ACM"),),
     )
 
 
 def generic(options: GadgetOptions) -> Gadget:
-    """A serial port of two bulk endpoints without a class, 0525:a4a6 as g_serial's other mode."""
+    """Serial ports of two bulk endpoints without a class, 0525:a4a6 as g_serial's other mode."""
+    ports = tuple(
+        GenericSerialFunction(make_profile(options.profile), flow=flow_of(options))
+        for _ in range(options.ports)
+    )
     return Gadget(
         name="generic",
         idVendor=0x0525,
@@ -47,7 +47,7 @@ def generic(options: GadgetOptions) -> Gadget:
         manufacturer="usbip-vudc",
         product="Generic serial gadget",
         serial=options.serial_number,
-        configs=(Config(functions=(GenericSerialFunction(_profile(options)),), name="Serial"),),
+        configs=(Config(functions=ports, name="Serial"),),
     )
 
 
@@ -65,8 +65,8 @@ def storage(options: GadgetOptions) -> Gadget:
 
 
 def composite(options: GadgetOptions) -> Gadget:
-    """A serial port and a disk in one device, 1d6b:0106 as g_acm_ms."""
-    functions = (_acm(options), _mass_storage(options))
+    """A serial port, or several, and a disk in one device, 1d6b:0106 as g_acm_ms."""
+    functions = (*_acm_ports(options), _mass_storage(options))
     return Gadget(
         name="composite",
         idVendor=0x1D6B,
@@ -78,16 +78,11 @@ def composite(options: GadgetOptions) -> Gadget:
     )
 
 
-def _acm(options: GadgetOptions) -> AcmFunction:
-    return AcmFunction(_profile(options))
-
-
-def _profile(options: GadgetOptions) -> Profile:
-    if options.profile not in PROFILES:
-        raise SchemeError(
-            f"serial profile {options.profile!r} is unknown; there are {', '.join(PROFILES)}"
-        )
-    return PROFILES[options.profile]()
+def _acm_ports(options: GadgetOptions) -> tuple[AcmFunction, ...]:
+    return tuple(
+        AcmFunction(make_profile(options.profile), flow=flow_of(options))
+        for _ in range(options.ports)
+    )
 
 
 def _mass_storage(options: GadgetOptions) -> MassStorageFunction:
@@ -95,9 +90,24 @@ def _mass_storage(options: GadgetOptions) -> MassStorageFunction:
 
 
 def _lun(options: GadgetOptions) -> Lun:
+    lun = _store(options)
+    try:
+        return with_models(lun, options.models)
+    except SchemeError:
+        lun.close()
+        raise
+
+
+def _store(options: GadgetOptions) -> Lun:
     if options.image is None:
         size = options.size or DEFAULT_RAM_SIZE
         return RamLun(size, read_only=options.read_only, removable=options.removable)
+    if is_store(str(options.image)):
+        if options.size is not None:
+            raise SchemeError(f"image {options.image} has a size of its own; leave --size out")
+        return parse_store(
+            str(options.image), read_only=options.read_only, removable=options.removable
+        )
     if options.size is None and not options.image.exists():
         raise SchemeError(f"image {options.image} does not exist; give a size and it is created")
     return FileLun(

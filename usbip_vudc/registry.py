@@ -34,31 +34,62 @@ class GadgetOptions:
     """What the command line says of a ready-made gadget.
 
     ``image`` backs a storage gadget (None: memory), ``size`` in bytes creates it where it is
-    missing. ``profile`` says where the bytes of a serial gadget go.
+    missing; it may also name another store, such as ``overlay:FILE``. ``models`` are the bad
+    habits of the disk. ``profile`` says where the bytes of a serial gadget go, and
+    ``back_pressure``, ``zlp``, ``baud_paced`` and ``wait_for_dtr`` how they travel; ``ports`` is
+    how many of them it has. ``pairs`` is how many bulk pairs functionfs-test has, ``text`` what a
+    keyboard types and ``path`` where a mouse goes; ``pattern`` is what the usbtest gadgets send
+    and want, as the kernel's module parameters.
     """
 
     image: Path | None = None
     size: int | None = None
     read_only: bool = False
     removable: bool = False
+    models: tuple[str, ...] = ()
     profile: str = "echo"
+    back_pressure: str = "nak"
+    zlp: bool = True
+    baud_paced: bool = False
+    wait_for_dtr: bool = False
+    ports: int = 1
+    pairs: int = 15
+    text: str = ""
+    path: str = ""
+    pattern: int = 0
     serial_number: str = "0001"
 
 
 GADGETS: Final[Mapping[str, str]] = {
     "serial": "gadgets.presets:serial",
     "generic": "gadgets.presets:generic",
+    "ftdi": "gadgets.ftdi.presets:ftdi",
     "storage": "gadgets.presets:storage",
     "composite": "gadgets.presets:composite",
+    "keyboard": "gadgets.hid.presets:keyboard",
+    "mouse": "gadgets.hid.presets:mouse",
+    "usbtest": "gadgets.usbtest.presets:usbtest",
+    "usbtest-ffs": "gadgets.usbtest.presets:usbtest_ffs",
+    "usbtest-low": "gadgets.usbtest.presets:usbtest_low",
+    "pyusb-test": "gadgets.pyusb_test.presets:pyusb_test",
+    "functionfs-test": "gadgets.functionfs_test.presets:functionfs_test",
+    "ffs-test": "gadgets.ffs_test.presets:ffs_test",
 }
 
 WITH_DISK: Final = frozenset(("storage", "composite"))
 """Those that ``image`` and ``size`` speak of."""
 
 FUNCTIONS: Final[Mapping[str, str]] = {
-    "acm": "gadgets.schemes:AcmScheme",
-    "generic": "gadgets.schemes:GenericSerialScheme",
-    "mass_storage": "gadgets.schemes:MassStorageScheme",
+    "acm": "gadgets.acm.scheme:AcmScheme",
+    "generic": "gadgets.serial.scheme:GenericSerialScheme",
+    "ftdi": "gadgets.ftdi.scheme:FtdiScheme",
+    "mass_storage": "gadgets.mass_storage.scheme:MassStorageScheme",
+    "hid_keyboard": "gadgets.hid.scheme:KeyboardScheme",
+    "hid_mouse": "gadgets.hid.scheme:MouseScheme",
+    "source_sink": "gadgets.usbtest.scheme:SourceSinkScheme",
+    "pyusb_test": "gadgets.pyusb_test.scheme:PyusbTestScheme",
+    "functionfs_test": "gadgets.functionfs_test.scheme:FunctionFSTestScheme",
+    "ffs_test": "gadgets.ffs_test.scheme:FfsTestScheme",
 }
 """``type`` of a function in a scheme, which is the Function's name, too."""
 

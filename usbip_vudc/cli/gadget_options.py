@@ -27,7 +27,8 @@ _OPTIONS = (
     click.option(
         "--image",
         type=click.Path(dir_okay=False, path_type=Path),
-        help="File or block device behind a storage gadget (default: 64 MiB of memory).",
+        help="File or block device behind a storage gadget (default: 64 MiB of memory), or "
+        "overlay:FILE, folder:DIR, pattern:SIZE, sparse:SIZE (docs/storage.md).",
     ),
     click.option(
         "--size",
@@ -38,10 +39,70 @@ _OPTIONS = (
     click.option("--read-only", is_flag=True, help="Write-protect the storage gadget."),
     click.option("--removable", is_flag=True, help="Removable medium."),
     click.option(
+        "--model",
+        "models",
+        metavar="MODEL",
+        multiple=True,
+        help="A bad habit of the disk, such as 'bad(100-199)' or volatile_cache; may be repeated.",
+    ),
+    click.option(
         "--profile",
         default="echo",
         show_default=True,
-        help="Where the bytes of a serial gadget go: echo, sink or source.",
+        help="Where the bytes of a serial gadget go: echo, sink[:SEED], source[:SEED[:LENGTH]], "
+        "pty[:LINK], tcp:HOST:PORT, exec:COMMAND, file:PATH or modem.",
+    ),
+    click.option(
+        "--back-pressure",
+        type=click.Choice(("nak", "drop-oldest", "drop-new")),
+        default="nak",
+        show_default=True,
+        help="What becomes of bytes for a serial gadget that nobody takes: the host waits, or "
+        "only the newest or oldest 64 KiB are kept.",
+    ),
+    click.option(
+        "--no-zlp", is_flag=True, help="A serial gadget ends no transfer with a zero-length packet."
+    ),
+    click.option(
+        "--baud-paced", is_flag=True, help="A serial gadget is as slow as the rate that is set."
+    ),
+    click.option(
+        "--wait-for-dtr", is_flag=True, help="A serial gadget sends only while DTR is up."
+    ),
+    click.option(
+        "--ports",
+        type=click.IntRange(1, 15),
+        default=1,
+        show_default=True,
+        help="Ports of a serial gadget: up to 7, of a generic one 15; 2 fit a kernel's UDC.",
+    ),
+    click.option(
+        "--type",
+        "text",
+        metavar="TEXT",
+        default="",
+        help="What a keyboard types, once for each host.",
+    ),
+    click.option(
+        "--move",
+        "path",
+        metavar="PATH",
+        default="",
+        help="Where a mouse goes for each host: '40,0 0,40 left' moves right, down, and clicks.",
+    ),
+    click.option(
+        "--pairs",
+        type=click.IntRange(1, 15),
+        default=15,
+        show_default=True,
+        help="Bulk pairs of functionfs-test; 3 fit a kernel's UDC.",
+    ),
+    click.option(
+        "--pattern",
+        type=click.IntRange(0, 2),
+        default=0,
+        show_default=True,
+        help="Bytes of usbtest's gadgets: 0 zeros, 1 i % 63 of a packet, 2 takes anything.",
     ),
 )
 
@@ -56,11 +117,35 @@ def gadget_options(command: Callable[..., None]) -> Callable[..., None]:
         size: int | None,
         read_only: bool,
         removable: bool,
+        models: tuple[str, ...],
         profile: str,
+        back_pressure: str,
+        no_zlp: bool,
+        baud_paced: bool,
+        wait_for_dtr: bool,
+        ports: int,
+        pairs: int,
+        text: str,
+        path: str,
+        pattern: int,
         **others: Any,
     ) -> None:
         options = GadgetOptions(
-            image=image, size=size, read_only=read_only, removable=removable, profile=profile
+            image=image,
+            size=size,
+            read_only=read_only,
+            removable=removable,
+            models=models,
+            profile=profile,
+            back_pressure=back_pressure,
+            zlp=not no_zlp,
+            baud_paced=baud_paced,
+            wait_for_dtr=wait_for_dtr,
+            ports=ports,
+            pairs=pairs,
+            text=text,
+            path=path,
+            pattern=pattern,
         )
         command(*args, options=options, **others)
 

@@ -10,6 +10,7 @@ import click
 from usbip_vudc.cli.gadget_options import gadget_options
 from usbip_vudc.cli.plan_options import UnderPlan, plan_options
 from usbip_vudc.cli.serving import listening_options, serve_until_stopped
+from usbip_vudc.control import Control
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.exportable import Export
 from usbip_vudc.gadget import Gadget
@@ -26,12 +27,33 @@ __all__ = ("serve",)
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @gadget_options
 @click.option("--speed", help="low, full, high or super (default: the fastest of each gadget).")
+@click.option(
+    "--deliberately-illegal",
+    is_flag=True,
+    help="Serve what USB forbids at that speed exactly as it is written, to test a host.",
+)
+@click.option(
+    "--pace",
+    is_flag=True,
+    help="Bus time: endpoints keep their intervals and the bandwidth of the speed (default: as "
+    "fast as possible).",
+)
+@click.option(
+    "--control",
+    "socket",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="The socket for `usbip-vudc media` (default: in the runtime directory).",
+)
 @plan_options("function", "cable")
 @listening_options
 def serve(
     names: tuple[str, ...],
     options: GadgetOptions,
     speed: str | None,
+    deliberately_illegal: bool,
+    pace: bool,
+    socket: Path | None,
     under_plan: UnderPlan,
     host: str,
     tcp_port: int,
@@ -39,9 +61,10 @@ def serve(
 ) -> None:  # fmt: skip
     """Export gadgets over USB/IP until Ctrl-C.
 
-    NAME is serial (CDC-ACM), generic (a serial port without a class), storage (Bulk-Only disk) or
-    composite (serial and storage in one device), which
-    the options describe, or a scheme: FILE.toml. Several may be given.
+    NAME is serial (CDC-ACM), generic (a serial port without a class), ftdi (a serial port with the
+    protocol of an FT232R), storage (Bulk-Only disk), composite (serial and storage in one device),
+    keyboard or mouse (low-speed HID), or another of the ready-made gadgets, which the options
+    describe, or a scheme: FILE.toml. Several may be given.
 
     With --plan things go wrong as it says; each gadget counts its own transfers.
     """
@@ -61,15 +84,20 @@ def serve(
             _gadget(name, replace(options, serial_number=f"{number:04d}"))
             for number, name in enumerate(names, 1)
         ]
+        if deliberately_illegal:
+            gadgets = [replace(gadget, deliberately_illegal=True) for gadget in gadgets]
         under_plan.check(*gadgets)
         exports = []
         for number, gadget in enumerate(gadgets, 1):
-            udc = UserspaceUDC(under_plan.gadget(gadget), speed=wanted, name=f"1-{number}")
+            udc = UserspaceUDC(
+                under_plan.gadget(gadget), speed=wanted, name=f"1-{number}", pace=pace
+            )
             exports.append(under_plan.export(Export(number, udc)))
         server = Server(exports)
     except SchemeError as error:
         raise click.UsageError(str(error)) from None
-    serve_until_stopped(server, host, tcp_port, as_json=as_json)
+    control = Control({f"1-{n}": gadget for n, gadget in enumerate(gadgets, 1)}, socket)
+    serve_until_stopped(server, host, tcp_port, as_json=as_json, control=control)
 
 
 def _gadget(name: str, options: GadgetOptions) -> Gadget:

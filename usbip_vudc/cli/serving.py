@@ -6,11 +6,13 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import anyio
 import click
 
+from usbip_vudc.control import Control
 from usbip_vudc.exportable import Exportable, NotExportable
 from usbip_vudc.server import DEFAULT_HOST, DEFAULT_PORT, Server
 
@@ -39,15 +41,25 @@ def listening_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def serve_until_stopped(server: Server, host: str, port: int, *, as_json: bool) -> None:
-    """Say what is served and where, and serve it until a signal. Raises OSError as Server does."""
-    anyio.run(_serve, server, host, port, as_json)
+def serve_until_stopped(
+    server: Server, host: str, port: int, *, as_json: bool, control: Control | None = None
+) -> None:
+    """Say what is served and where, and serve it until a signal. Raises OSError as Server does.
+
+    ``control`` listens meanwhile, where there is one.
+    """
+    with control or nullcontext():
+        anyio.run(_serve, server, host, port, as_json, control)
 
 
-async def _serve(server: Server, host: str, port: int, as_json: bool) -> None:
+async def _serve(
+    server: Server, host: str, port: int, as_json: bool, control: Control | None
+) -> None:
     failure: OSError | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, tasks.cancel_scope)
+        if control is not None:
+            tasks.start_soon(control.serve)
         try:
             await server.serve(host, port, task_status=_Announcement(server, as_json))
         except OSError as error:

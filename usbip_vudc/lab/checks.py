@@ -83,6 +83,7 @@ _MODULES: Final = {
     "usb_f_acm": "the kernel's serial function",
     "usb_f_mass_storage": "the kernel's disk function",
     "usbmon": "looking at URBs",
+    "usbtest": "Linux's own test suite as judge (usbip-vudc usbtest)",
 }
 _OPTIONS: Final = {
     "CONFIG_USB_GADGET": "any kernel gadget",
