@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 import anyio.to_thread
@@ -24,7 +25,7 @@ from usbip_vudc.errors import (
     SoftDisconnect,
     UrbError,
 )
-from usbip_vudc.function import Endpoint, Request
+from usbip_vudc.function import AltSetting, Endpoint, Request
 from usbip_vudc.host.client import Host
 from usbip_vudc.host.handshake import ImportRefused, import_device, list_devices
 from usbip_vudc.server import Server
@@ -671,6 +672,25 @@ def ended(sock: socket.socket) -> bool:
 @pytest.fixture(autouse=True)
 def _log_at_debug(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
+
+
+async def test_an_endpoint_that_says_0_bytes_moves_one_at_a_time() -> None:
+    function = Scripted(echo)
+    spec = function.interfaces[0]
+    nothing = tuple(
+        replace(endpoint, max_packet_size={Speed.HIGH: 0})
+        for endpoint in spec.alternates[0].endpoints
+    )
+    function.interfaces = (replace(spec, alternates=(AltSetting(endpoints=nothing),)),)
+    illegal = replace(gadget(function), deliberately_illegal=True)
+    async with (
+        served(UserspaceUDC(illegal, speed=Speed.HIGH)) as port,
+        Host.connect("127.0.0.1", port, "1-1") as host,
+    ):
+        await host.control(SET_CONFIGURATION)
+        assert await host.transfer(HostUrb(0x01, b"abc"), 5) == 3
+        assert await host.transfer(HostUrb(0x01, b""), 5) == 0
+        assert await read(host, 3) == b"abc"
 
 
 async def test_a_urb_of_packets_is_refused_where_there_are_none() -> None:

@@ -63,7 +63,7 @@ class _Progress:
 
 
 class IsoPipe(Pipe):
-    """One isochronous endpoint; ``max_packet_size`` is the bytes of one service interval."""
+    """One isochronous endpoint. How much a service interval may hold its function knows."""
 
     __slots__ = ("_progress",)
 

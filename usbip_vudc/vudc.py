@@ -51,7 +51,7 @@ class _PipeEndpoint(Endpoint):
         self.direction = slot.spec.direction
         self.transfer_type = slot.spec.transfer_type
         self.address = slot.address
-        self.max_packet_size = slot.max_packet_size
+        self.max_packet_size = pipe.max_packet_size
         self.bytes_per_interval = slot.bytes_per_interval
         self.interface = interface
         self._udc = udc
@@ -373,7 +373,8 @@ class UserspaceUDC(UDC):
         is_iso = slot.spec.transfer_type == TransferType.ISOCHRONOUS
         pipe = (IsoPipe if is_iso else Pipe)(
             slot.spec.direction,
-            slot.bytes_per_interval if is_iso else slot.max_packet_size,
+            # Said to be 0, which is against the rules, it moves a byte at a time.
+            slot.max_packet_size if is_iso else max(slot.max_packet_size, 1),
             on_urb=self._on_urb,
             on_request=self._on_request,
             pace=self._bus.attend if self._bus is not None else None,
