@@ -209,11 +209,14 @@ def lba_of(name: str) -> int:
 
 ROT, PULLED = "a byte changed", "the plug pulled"
 
+PULLED_FOR: Final = "2s"
+"""Longer than a busy hub takes: usb-storage's own reset mends what is back by then, unseen."""
+
 
 def fault_plan() -> Plan:
     ends = {name: fault.rule for name, fault in FAULTS.items()}
     ends[ROT] = "phase(data) times(1) corrupt(100, 0x01)"
-    ends[PULLED] = "phase(data) times(1) disconnect(0.2s)"
+    ends[PULLED] = f"phase(data) times(1) disconnect({PULLED_FOR})"
     rules = [f"mass_storage.in cbw(0x28, lba={lba_of(name)}) {end}" for name, end in ends.items()]
     return Plan.parse(";".join(rules))
 
