@@ -242,6 +242,24 @@ async def test_a_host_that_comes_back_at_once_is_let_in_when_the_kernel_is_ready
         kernel.shut(kernel.stub)
 
 
+async def test_seeing_a_host_off_never_unplugs_the_next(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The look that would see the vudc free comes after the next host has come.
+    monkeypatch.setattr(kernel_export, "_FIRST_LOOK", 0.4)
+    monkeypatch.setattr(kernel_export, "_GRACE", 0.3)
+    async with serving(Server([VudcExport(UDC, sysfs=kernel.sysfs)])) as port:
+        sock, _ = await imported(port, UDC)
+        sock.close()
+        await anyio.sleep(0.1)  # it is being seen off
+        kernel.shut(kernel.vudc)
+        sock, _ = await imported(port, UDC)
+        with sock:
+            await anyio.sleep(0.5)
+            kernel.socks[0].sendall(b"URB")
+            assert await anyio.to_thread.run_sync(sock.recv, 3) == b"URB"
+
+
 async def test_the_end_of_the_kernels_side_is_the_end_for_the_host(kernel: FakeKernel) -> None:
     async with serving(Server(exports(kernel))) as port:
         sock, _ = await imported(port, UDC)

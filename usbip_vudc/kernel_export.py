@@ -12,7 +12,7 @@ import errno
 import select
 import socket
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
@@ -67,6 +67,7 @@ class KernelExport(Exportable):
         self._busid = busid
         self._sysfs = sysfs
         self._sock: socket.socket | None = None
+        self._plugging = False
         self._leaving = False
 
     @property
@@ -95,7 +96,10 @@ class KernelExport(Exportable):
 
     @property
     def plugged(self) -> bool:
-        """Whether a host holds the device, through whichever server."""
+        """Whether a host holds the device, through whichever server, or is still seen off."""
+        return self._plugging or self._used()
+
+    def _used(self) -> bool:
         try:
             return self.status() is Status.USED
         except NotExportable:
@@ -114,10 +118,7 @@ class KernelExport(Exportable):
 
     async def wait_unplugged(self) -> None:
         """Wait until no host holds the device."""
-        pause = _FIRST_LOOK
-        while self.plugged:
-            await anyio.sleep(pause)
-            pause = min(pause * 2, _LAST_LOOK)
+        await _wait_not(lambda: self.plugged)
 
     async def plug(self, sock: socket.socket, greeting: bytes) -> None:
         """Hand the socket to the kernel, then greet the host, and wait until it has left.
@@ -125,8 +126,22 @@ class KernelExport(Exportable):
         The kernel goes first, as with usbipd: it sends nothing unasked, and where it refuses the
         host must not have heard that all is well.
         """
-        await self._prepare()
-        self._hand_over(sock)
+        if self._plugging:
+            raise self._held()
+        # Until this host has been seen off nobody else is let in: the kernel says "used" of either,
+        # and what should unplug the old one would unplug the new one.
+        self._plugging = True
+        try:
+            await self._prepare()
+            self._hand_over(sock)
+            await self._stay(sock, greeting)
+            self._leaving = True
+            await self._wait_released()
+        finally:
+            self._plugging = self._leaving = False
+
+    async def _stay(self, sock: socket.socket, greeting: bytes) -> None:
+        """Greet the host, wait until it has left, and close."""
         self._sock = sock
         try:
             with contextlib.suppress(OSError):  # a host that has left: the kernel sees that too
@@ -138,7 +153,6 @@ class KernelExport(Exportable):
         finally:
             self._sock = None
             sock.close()  # the kernel has a reference of its own
-        await self._see_off()
 
     async def _prepare(self) -> None:
         """Make the device fit to be handed over."""
@@ -146,7 +160,7 @@ class KernelExport(Exportable):
     def _hand_over(self, sock: socket.socket) -> None:
         status = self.status()
         if status is Status.USED:
-            raise LocalProtocolError(f"{self.busid}: a host holds the device already")
+            raise self._held()
         if status is Status.ERROR:
             raise NotExportable(
                 OpStatus.DEV_ERR, f"{self.busid} is in an error state; {self._remedy}"
@@ -157,6 +171,9 @@ class KernelExport(Exportable):
         except SysfsError as error:
             raise NotExportable(OpStatus.DEV_ERR, str(error)) from error
 
+    def _held(self) -> LocalProtocolError:
+        return LocalProtocolError(f"{self.busid}: a host holds the device already")
+
     _remedy: str
 
     def _take_back(self) -> None:
@@ -164,16 +181,16 @@ class KernelExport(Exportable):
         with contextlib.suppress(SysfsError, NotExportable):
             write_attribute(self.directory() / "usbip_sockfd", "-1")
 
-    async def _see_off(self) -> None:
-        """Wait for the kernel to act on a host that has left."""
-        self._leaving = True
-        try:
-            await self._wait_released()
-        finally:
-            self._leaving = False
-
     async def _wait_released(self) -> None:
-        await self.wait_unplugged()
+        """Wait for the kernel to act on a host that has left."""
+        await _wait_not(self._used)
+
+
+async def _wait_not(held: Callable[[], bool]) -> None:
+    pause = _FIRST_LOOK
+    while held():
+        await anyio.sleep(pause)
+        pause = min(pause * 2, _LAST_LOOK)
 
 
 async def _hung_up(sock: socket.socket) -> None:
@@ -281,16 +298,16 @@ class VudcExport(KernelExport):
                     if not data:
                         break
                     tail = (tail + data)[-len(_RINSED) :]
-        await self._see_off()
+        await self._wait_released()
 
     async def _wait_released(self) -> None:
         # After a command that it does not know usbip-vudc's receiver ends, and nobody sees the
         # host leave (drivers/usb/usbip/vudc_rx.c).
         with anyio.move_on_after(_GRACE):
-            await self.wait_unplugged()
-        if self.plugged:
+            await super()._wait_released()
+        if self._used():
             self._take_back()
-        await self.wait_unplugged()
+        await super()._wait_released()
 
 
 # --- usbip-host ---------------------------------------------------------------------------------
