@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from usbip_vudc.errors import LocalProtocolError, RemoteProtocolError
 from usbip_vudc.sglist import SGList
-from usbip_vudc.urb import URB_SHORT_NOT_OK, HostUrb, Landing, Urb
+from usbip_vudc.urb import URB_SHORT_NOT_OK, HostUrb, IsoUrb, Landing, Urb
 from usbip_vudc.usb.ch9 import Direction, SetupPacket
 from usbip_vudc.wire.connection import (
     MAX_ISO_PACKETS,
@@ -169,6 +169,35 @@ def test_unlink_of_what_is_not_pending_says_zero() -> None:
     assert taken(connection) == RetUnlink(seqnum=2, status=0).pack()
 
 
+@pytest.mark.parametrize("length", [0, 3, 100_000], ids=["none", "lent", "landed"])
+def test_an_unlink_that_overtook_its_urb_waits_for_it(length: int) -> None:
+    connection, sink = device()
+    sink.pending.add(2)
+    feed(connection, submit(1, 2, 0) + CmdUnlink(seqnum=3, devid=DEVID, unlink_seqnum=2).pack())
+    assert (sink.unlinked, taken(connection)) == ([], b"")
+    feed(connection, submit(2, 2, length) + bytes(length))
+    assert [urb.seqnum for urb in sink.urbs] == [1, 2]
+    assert taken(connection) == RetUnlink(seqnum=3, status=-errno.ECONNRESET).pack()
+
+
+def test_of_two_unlinks_that_overtook_their_urb_each_is_answered() -> None:
+    connection, sink = device()
+    unlinks = [CmdUnlink(seqnum=seqnum, devid=DEVID, unlink_seqnum=2).pack() for seqnum in (3, 4)]
+    feed(connection, submit(1, 2, 0) + b"".join(unlinks))
+    assert taken(connection) == RetUnlink(seqnum=4, status=0).pack()
+    sink.pending.add(2)
+    feed(connection, submit(2, 2, 0))
+    assert taken(connection) == RetUnlink(seqnum=3, status=-errno.ECONNRESET).pack()
+
+
+def test_an_unlink_of_an_unlink_waits_for_nothing() -> None:
+    connection, _ = device()
+    feed(connection, submit(1, 2, 0) + CmdUnlink(seqnum=2, devid=DEVID, unlink_seqnum=1).pack())
+    taken(connection)
+    feed(connection, CmdUnlink(seqnum=3, devid=DEVID, unlink_seqnum=2).pack())
+    assert taken(connection) == RetUnlink(seqnum=3, status=0).pack()
+
+
 def test_reply_echoes_number_of_packets_and_start_frame() -> None:
     connection, sink = device()
     feed(connection, submit(1, 1, 8, direction=1, number_of_packets=-1, start_frame=77))
@@ -308,6 +337,26 @@ def test_connection_lost_in_the_middle_of_a_payload_ends_its_urb() -> None:
     late = HostUrb(0x81, b"")
     connection.submit(late)
     assert late.status == -errno.ENODEV
+
+
+def test_an_in_urb_needs_memory_that_can_be_written_to() -> None:
+    connection = host()
+    for data in (bytes(8), SGList(bytearray(8), bytes(8))):
+        with pytest.raises(LocalProtocolError, match="read-only"):
+            connection.submit(HostUrb(0x81, data))
+    with pytest.raises(LocalProtocolError, match="read-only"):
+        connection.submit(IsoUrb(0x81, bytes(8), (8,)))
+    assert (connection.pending, taken(connection)) == (0, b"")
+    connection.submit(HostUrb(0x01, bytes(8)))
+
+
+@pytest.mark.parametrize("length", [0, 3, 9])
+def test_an_out_data_stage_has_wlength_bytes(length: int) -> None:
+    setup = SetupPacket(0x21, 0x20, 0, 0, 7)
+    with pytest.raises(LocalProtocolError, match=f"stage of {length} bytes, expected wLength 7"):
+        HostUrb.control(setup, bytes(length))
+    assert HostUrb.control(setup, bytes(7)).length == 7
+    assert HostUrb.control(SetupPacket(0x80, 6, 0x0100, 0, 18)).length == 18
 
 
 def test_unsolicited_ret_unlink_is_harmless() -> None:

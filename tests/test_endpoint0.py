@@ -19,9 +19,11 @@ from usbip_vudc.vudc import UserspaceUDC
 class Reported(Scripted):
     """A function whose interface has a report descriptor (HID 7.1.1)."""
 
+    answer: Buffer | None = None
+
     def setup(self, request: ControlRequest) -> Buffer | None:
         super().setup(request)
-        return b"\x05\x01" if request.setup.wValue == 0x2200 else None
+        return b"\x05\x01" if request.setup.wValue == 0x2200 else self.answer
 
 
 class Device:
@@ -32,14 +34,14 @@ class Device:
         udc = UserspaceUDC(gadget(self.function), speed=Speed.SUPER)
         self.standard = StandardRequests(udc.description, udc)
         self.done: list[Urb] = []
-        self._endpoint0 = Endpoint0(udc, self.standard, self.done.append)
+        self.submit = Endpoint0(udc, self.standard, self.done.append).submit
 
     def ask(self, *fields: int, data: bytes = b"") -> tuple[int | None, bytes]:
         """Status of the control URB, and the bytes that came."""
         setup = SetupPacket(*fields)
         urb = Urb(1, setup.direction, setup.wLength, setup=setup.pack())
         urb.payload = data
-        self._endpoint0.submit(urb)
+        self.submit(urb)
         assert self.done.pop() is urb
         return urb.status, b"".join(urb.data)
 
@@ -67,6 +69,33 @@ def test_a_descriptor_of_an_interface_comes_from_its_function(configured: Device
     assert configured.ask(0x80, 6, 0x2200, 0, 64) == STALLED, "the device has none"
     assert configured.ask(0x82, 6, 0x2200, 0x81, 64) == STALLED, "an endpoint has none"
     assert len(configured.function.requests) == 3
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_a_descriptor_goes_to_the_host_only(device: Device, asked_before: bool) -> None:
+    """A URB of the other direction has no room for the data that its setup packet asks for."""
+    setup = SetupPacket(0x80, 6, 0x0100, 0, 18)
+    if asked_before:
+        status, data = device.ask(0x80, 6, 0x0100, 0, 18)
+        assert (status, len(data)) == (0, 18)
+    urb = Urb(1, 0, 18, setup=setup.pack())
+    urb.payload = bytes(18)
+    device.submit(urb)
+    assert (urb.status, b"".join(urb.data)) == STALLED
+
+
+def test_what_a_function_answered_it_may_change(configured: Device) -> None:
+    memory = bytearray(b"A" * 512)
+    configured.function.answer = memory
+    urb = Urb(1, 0x80, 512, setup=SetupPacket(0xC1, 1, 0, 0, 512).pack())
+    configured.submit(urb)
+    memory[:] = b"B" * 512
+    assert b"".join(urb.data) == b"A" * 512
+
+
+def test_an_answer_of_no_bytes_is_a_bug_of_the_function_and_stalls(configured: Device) -> None:
+    configured.function.answer = 5  # type: ignore[assignment]
+    assert configured.ask(0xC1, 1, 0, 0, 8) == STALLED
 
 
 def test_in_the_address_state_there_is_no_interface_to_ask(device: Device) -> None:

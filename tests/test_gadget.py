@@ -204,6 +204,9 @@ def test_clashing_numbers_are_refused(functions: tuple[Function, ...]) -> None:
     [
         ({"number": 0}, "endpoint e: number 0: expected 1 to 15"),
         ({"number": 16}, "endpoint e: number 16: expected 1 to 15"),
+        ({"interval_ms": -1}, "endpoint e: interval_ms -1: expected 0 or more"),
+        ({"interval_ms": float("inf")}, "endpoint e: interval_ms inf: expected 0 or more"),
+        ({"interval_ms": float("nan")}, "endpoint e: interval_ms nan: expected 0 or more"),
         ({"mult": 4}, "endpoint e: mult 4: expected 0 to 3"),
         ({"max_burst": 256}, "endpoint e: max_burst 256: expected 0 to 255"),
         ({"bInterval": {Speed.LOW: 256}}, "endpoint e: bInterval 256: expected 0 to 255"),
@@ -219,6 +222,7 @@ INTERVALS: list[tuple[EndpointSpec, tuple[int | None, int, int, int]]] = [
     (EndpointSpec.interrupt_in("e", interval_ms=1), (10, 1, 4, 4)),
     (EndpointSpec.interrupt_out("e", interval_ms=10), (10, 10, 7, 7)),
     (EndpointSpec.interrupt_in("e", interval_ms=0.125), (10, 1, 1, 1)),
+    (EndpointSpec.interrupt_in("e", interval_ms=11.9), (11, 11, 7, 7)),
     (EndpointSpec.interrupt_in("e", interval_ms=1000), (255, 255, 13, 13)),
     (EndpointSpec.interrupt_in("e", bInterval=dict.fromkeys(Speed, 12)), (12, 12, 12, 12)),
     (EndpointSpec.iso_in("e"), (None, 1, 4, 4)),
@@ -392,6 +396,13 @@ def test_impossible_gadgets_name_the_field(change: dict[str, object], reason: st
     }  # fmt: skip
     with pytest.raises(SchemeError, match=reason):
         Gadget(**{**fields, **change})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", [-1, 0x10000])
+def test_a_language_code_that_is_none_is_named(code: int) -> None:
+    made = replace(gadget(serial()), product={code: "Thing"})
+    with pytest.raises(SchemeError, match=f"language code {code:#x}: expected 0 to 0xffff"):
+        made.describe(Speed.HIGH)
 
 
 def test_same_text_is_one_string() -> None:

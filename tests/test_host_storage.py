@@ -494,6 +494,18 @@ def test_passed_with_a_residue_is_no_read() -> None:
         disk.read(0, 1)
 
 
+def test_blocks_of_no_bytes_are_named() -> None:
+    async def none(bus: Bus, _cdb: bytes) -> None:
+        await bus.send(struct.pack(">II", 99, 0))
+        await bus.csw()
+
+    with (
+        storage(BadDisk(none)) as disk,
+        pytest.raises(StorageError, match="READ CAPACITY: blocks of 0 bytes"),
+    ):
+        disk.read(0, 1)
+
+
 def test_large_disks_take_16_byte_commands() -> None:
     seen: list[bytes] = []
 

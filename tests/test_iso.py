@@ -19,7 +19,7 @@ from usbip_vudc.errors import DeviceGone, LocalProtocolError, UrbError
 from usbip_vudc.host.client import Host
 from usbip_vudc.pyusb_backend import get_backend
 from usbip_vudc.serving import serving
-from usbip_vudc.urb import HostUrb, IsoUrb
+from usbip_vudc.urb import MAX_ISO_PACKETS, HostUrb, IsoUrb
 from usbip_vudc.usb.ch9 import SetupPacket, Speed
 
 SPEEDS = (Speed.FULL, Speed.HIGH, Speed.SUPER)
@@ -124,6 +124,35 @@ async def test_another_alternate_setting_ends_pending_packets() -> None:
             await end.wait()
         assert (urb.status, urb.actual) == (-errno.ESHUTDOWN, 0)
         assert urb.packets[0].status == -errno.EXDEV
+
+
+@pytest.mark.anyio
+async def test_the_descriptors_of_pending_packets_count_in_what_is_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("usbip_vudc.vudc._MAX_HELD", 1 << 20)
+    async with plugged(Iso()) as host:
+        with anyio.fail_after(20):
+            urbs = [IsoUrb(IN, b"", (0,) * MAX_ISO_PACKETS) for _ in range(65)]
+            ends = [host.submit(urb) for urb in urbs]
+            for end in ends:
+                await end.wait()
+        assert {urb.status for urb in urbs} == {-errno.ENODEV}
+
+
+@pytest.mark.anyio
+async def test_a_urb_that_is_held_no_more_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("usbip_vudc.vudc._MAX_HELD", 1 << 20)
+    async with plugged(Iso()) as host:
+        for _ in range(3):
+            urbs = [IsoUrb(IN, b"", (0,) * MAX_ISO_PACKETS) for _ in range(50)]
+            ends = [host.submit(urb) for urb in urbs]
+            for urb in urbs:
+                host.unlink(urb)
+            with anyio.fail_after(20):
+                for end in ends:
+                    await end.wait()
+            assert {urb.status for urb in urbs} == {-errno.ECONNRESET}
 
 
 @pytest.mark.anyio
@@ -255,6 +284,7 @@ def test_pyusb_writes_packets_of_an_interval_and_the_rest(speed: Speed) -> None:
     data = pattern(150 * PACKET + 7)
     with found(function, speed) as device:
         assert device.write(OUT, data, 5000) == len(data)
+        device.ctrl_transfer(0x81, 10, 0, 0, 1)  # the function hears of its packets before that
         assert function.taken == [data[at : at + PACKET] for at in range(0, len(data), PACKET)]
 
 

@@ -250,6 +250,10 @@ def test_both_ways_to_say_that_there_are_no_packets(number_of_packets: int) -> N
             "packet 1 of 2 has offset 4 and length 5, outside of transfer_buffer_length 8",
         ),
         (
+            iso_submit(*[IsoPacket(offset=0, length=8)] * 3, length=8),
+            "its packets have 24 bytes in all, above transfer_buffer_length 8",
+        ),
+        (
             iso_submit(IsoPacket(offset=0xFFFF_FFFF, length=1), length=8),
             "packet 0 of 1 has offset 4294967295 and length 1",
         ),

@@ -102,3 +102,47 @@ async def test_a_run_that_was_ended_leaves_no_bus() -> None:
         await anyio.wait_all_tasks_blocked()
         lives.end(function)
     assert (function.ended, said) == (1, [])
+
+
+async def test_a_host_that_is_quicker_than_the_function_starts_it_once_more_only() -> None:
+    """A disk that is in fsync, say, while a host selects it again and again."""
+    stuck = anyio.Event()
+    ran: list[object] = []
+
+    async def slow(endpoints: Mapping[str, Endpoint]) -> None:
+        ran.append(endpoints)
+        with anyio.CancelScope(shield=True):
+            await stuck.wait()
+
+    function = Scripted(slow)
+    lives = Lives("udc", on_crash=lambda: None, on_leave=lambda _seconds: None)
+    selections: list[dict[str, Endpoint]] = [{} for _ in range(100)]
+    async with anyio.create_task_group() as tasks:
+        lives.open(tasks)
+        lives.begin(function, selections[0])
+        await anyio.wait_all_tasks_blocked()
+        before = len(anyio.get_running_tasks())
+        for endpoints in selections[1:]:
+            lives.end(function)
+            lives.begin(function, endpoints)
+        await anyio.wait_all_tasks_blocked()
+        after = len(anyio.get_running_tasks())
+        stuck.set()
+    assert after == before
+    assert [id(endpoints) for endpoints in ran] == [id(selections[0]), id(selections[-1])]
+    assert lives.functions == (function,)
+
+
+async def test_after_a_run_that_returned_the_next_selection_is_a_run_of_its_own() -> None:
+    async def short(_endpoints: Mapping[str, Endpoint]) -> None:
+        pass
+
+    function = Scripted(short)
+    lives = Lives("udc", on_crash=lambda: None, on_leave=lambda _seconds: None)
+    async with anyio.create_task_group() as tasks:
+        lives.open(tasks)
+        for count in (1, 2, 3):
+            lives.begin(function, {})
+            await anyio.wait_all_tasks_blocked()
+            assert function.lives == count
+            lives.end(function)

@@ -407,6 +407,15 @@ def test_a_request_is_queued_once_at_a_time_and_may_be_used_again() -> None:
         assert (request.done, request.actual) == (False, 0)
 
 
+def test_an_out_request_needs_memory_that_can_be_written_to() -> None:
+    bench = out_bench()
+    for data in (b"constant", SGList(bytearray(8), b"constant")):
+        with pytest.raises(LocalProtocolError, match="read-only"):
+            bench.queue(data)
+    assert not bench.pipe.requests
+    in_bench().queue(b"constant")
+
+
 # --- invariants over random traffic ------------------------------------------------------------
 
 packet_sizes = st.sampled_from([8, 64, 512, 1024])

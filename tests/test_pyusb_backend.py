@@ -21,11 +21,13 @@ from usbip_vudc.errors import SoftDisconnect
 from usbip_vudc.function import ControlRequest, Endpoint
 from usbip_vudc.gadget import Config, Gadget
 from usbip_vudc.host.blocking import BlockingHost
+from usbip_vudc.host.handshake import Listed
 from usbip_vudc.pyusb_backend import get_backend
 from usbip_vudc.serving import serving, serving_udcs
 from usbip_vudc.sglist import SGList
 from usbip_vudc.usb.ch9 import Speed
 from usbip_vudc.vudc import UserspaceUDC
+from usbip_vudc.wire.pdu import UsbDevice
 
 IN, OUT = 0x81, 0x01
 
@@ -77,6 +79,26 @@ def test_device_fields_and_strings() -> None:
 def test_speed_is_in_libusbs_numbers(speed: Speed, number: int) -> None:
     with plugged(Scripted(), speed=speed) as device:
         assert device.speed == number
+
+
+@pytest.mark.parametrize(
+    ("busid", "ports"),
+    [("1-1", (1,)), ("2-1.3", (1, 3)), ("usbip-vudc.0", None), ("1-\u00b2", None)],
+)
+def test_ports_are_those_of_a_busid_that_has_some(
+    busid: str, ports: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a server calls its devices; \u00b2 is a digit, but no number."""
+    device = UsbDevice(
+        path="/p", busid=busid, busnum=1, devnum=2, speed=Speed.HIGH, idVendor=1, idProduct=2,
+        bcdDevice=0, bDeviceClass=0, bDeviceSubClass=0, bDeviceProtocol=0, bConfigurationValue=0,
+        bNumConfigurations=1, bNumInterfaces=0,
+    )  # fmt: skip
+    backend = get_backend()
+    monkeypatch.setattr("usbip_vudc.pyusb_backend.list_devices", lambda *_: (Listed(device, ()),))
+    monkeypatch.setattr(backend, "_describe", lambda _: None)
+    [found] = backend.enumerate_devices()
+    assert backend.get_device_descriptor(found).port_numbers == ports
 
 
 def test_alternate_settings_and_superspeed_companions() -> None:

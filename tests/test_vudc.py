@@ -28,7 +28,7 @@ from usbip_vudc.errors import (
 from usbip_vudc.function import AltSetting, Endpoint, Request
 from usbip_vudc.host.client import Host
 from usbip_vudc.host.handshake import ImportRefused, import_device, list_devices
-from usbip_vudc.server import Server
+from usbip_vudc.server import Server, receive_exactly, send_all
 from usbip_vudc.sglist import SGList, parse_layout
 from usbip_vudc.urb import URB_SHORT_NOT_OK, HostUrb, IsoUrb
 from usbip_vudc.usb.ch9 import SetupPacket, Speed
@@ -90,6 +90,44 @@ async def test_a_function_may_reuse_its_memory_while_the_urb_still_waits_for_mor
 
     async with plugged(Scripted(twice)) as host:
         assert await read(host, 2048) == b"A" * 512 + b"B" * 512 + b"C" * 100
+
+
+async def test_a_function_that_gives_up_may_reuse_what_a_host_has_yet_to_receive() -> None:
+    """Replies wait for a host that does not receive them, and point into the request's memory."""
+    size, count = 64 << 10, 64
+    given_up = anyio.Event()
+    scope = anyio.CancelScope()
+
+    async def fickle(endpoints: Mapping[str, Endpoint]) -> None:
+        memory = bytearray(b"A" * (2 * size * count))
+        with scope:
+            await endpoints["in"].submit(memory)
+        memory[:] = b"B" * len(memory)
+        given_up.set()
+        await anyio.sleep_forever()
+
+    udc = UserspaceUDC(gadget(Scripted(fickle)), speed=Speed.SUPER)
+    ours, peer = socket.socketpair()
+    with ours, peer, anyio.fail_after(20):
+        ours.setblocking(False)
+        peer.setblocking(False)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(udc.plug, ours)
+            setup = CmdSubmit(seqnum=1, devid=0, direction=0, ep=0, setup=SET_CONFIGURATION.pack())
+            await send_all(peer, setup.pack())
+            await receive_exactly(peer, 48)
+            await send_all(peer, b"".join(
+                CmdSubmit(seqnum=2 + n, devid=0, direction=1, ep=1, transfer_buffer_length=size)
+                .pack() for n in range(count)
+            ))  # fmt: skip
+            assert udc._connection is not None
+            while len(udc._connection.outgoing) < count:
+                await anyio.sleep(0.001)
+            scope.cancel()
+            await given_up.wait()
+            for _ in range(count):
+                assert (await receive_exactly(peer, 48 + size))[48:] == b"A" * size
+            tasks.cancel_scope.cancel()
 
 
 async def test_one_megabyte_each_way_with_many_urbs_in_flight() -> None:
@@ -341,6 +379,22 @@ async def test_crash_of_a_function_unplugs_the_device(caplog: pytest.LogCaptureF
         await udc.wait_unplugged()
         assert "function scripted crashed" in caplog.text
         assert "ZeroDivisionError" in caplog.text
+
+
+async def test_crash_on_being_selected_unplugs_the_device(caplog: pytest.LogCaptureFixture) -> None:
+    class Crashing(Scripted):
+        def selected(self) -> None:
+            raise ZeroDivisionError("a bug of the function")
+
+    udc = UserspaceUDC(gadget(Crashing()), speed=Speed.HIGH)
+    async with served(udc) as port:
+        async with Host.connect("127.0.0.1", port, "1-1") as host:
+            with pytest.raises(DeviceGone):
+                await host.control(SET_CONFIGURATION)
+                await read(host, 512)
+        await udc.wait_unplugged()
+    assert "function scripted crashed" in caplog.text
+    assert "bug of ours" not in caplog.text
 
 
 def leaving(seconds: float) -> Scripted:
@@ -674,17 +728,18 @@ def _log_at_debug(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
 
 
-async def test_an_endpoint_that_says_0_bytes_moves_one_at_a_time() -> None:
+@pytest.mark.parametrize("pace", [False, True])
+async def test_an_endpoint_that_says_0_bytes_moves_one_at_a_time(pace: bool) -> None:
     function = Scripted(echo)
     spec = function.interfaces[0]
     nothing = tuple(
-        replace(endpoint, max_packet_size={Speed.HIGH: 0})
-        for endpoint in spec.alternates[0].endpoints
+        replace(endpoint, role=endpoint.role.removeprefix("int-"), max_packet_size={Speed.HIGH: 0})
+        for endpoint in spec.alternates[pace].endpoints  # those of an interval where there is one
     )
     function.interfaces = (replace(spec, alternates=(AltSetting(endpoints=nothing),)),)
     illegal = replace(gadget(function), deliberately_illegal=True)
     async with (
-        served(UserspaceUDC(illegal, speed=Speed.HIGH)) as port,
+        served(UserspaceUDC(illegal, speed=Speed.HIGH, pace=pace)) as port,
         Host.connect("127.0.0.1", port, "1-1") as host,
     ):
         await host.control(SET_CONFIGURATION)

@@ -65,7 +65,7 @@ class Endpoint0:
     def submit(self, urb: Urb) -> None:
         """Answer a control URB. Descriptors never change, so their replies are looked up whole."""
         answer = self._descriptors.get(urb.setup)
-        if answer is None:
+        if answer is None or not urb.endpoint:
             setup = SetupPacket.parse(urb.setup)
             given = self._answer(setup, urb)
             if given is None:
@@ -108,7 +108,9 @@ class Endpoint0:
         if request in self._replies:
             return self._replies[request]
         try:
-            return self._class_request(ControlRequest(setup, bytes(urb.payload)))
+            answer = self._class_request(ControlRequest(setup, bytes(urb.payload)))
+            # A copy: the function may change what it gave before the reply has left.
+            return None if answer is None else bytes(memoryview(answer))
         except Exception:
             name = self._device.name
             log.exception("%s: a function failed on request %s; answered STALL", name, setup)

@@ -7,6 +7,7 @@ it the Endpoints while a configuration is selected. Nothing here knows a socket,
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,6 +78,8 @@ class EndpointSpec:
 
     def __post_init__(self) -> None:
         where = f"endpoint {self.role}"
+        if not 0 <= self.interval_ms < math.inf:
+            raise SchemeError(f"{where}: interval_ms {self.interval_ms}: expected 0 or more")
         if self.number is not None and not 1 <= self.number <= 15:
             raise SchemeError(f"{where}: number {self.number}: expected 1 to 15 (USB 2.0 9.6.6)")
         for name, value, most in (

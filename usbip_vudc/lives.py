@@ -1,7 +1,8 @@
 """Lives: runs the functions of a configuration, each for as long as the host wants it.
 
-A function that is started anew waits for the end of its last run; a Lock is handed on in order.
-It knows nothing of endpoints' pipes or of USB/IP.
+A function that is started anew waits for the end of its last run, and of several starts only the
+newest counts by then: a host may be quicker than the function. It knows nothing of endpoints'
+pipes or of USB/IP.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ __all__ = ("Lives",)
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Life:
     """One run of a function, from SET_CONFIGURATION or SET_INTERFACE to the next."""
 
     function: Function
+    endpoints: Mapping[str, Endpoint]
     scope: anyio.CancelScope | None = None
     ended: bool = False
 
@@ -45,7 +47,7 @@ class Lives:
         self._on_leave = on_leave
         self._tasks: anyio.abc.TaskGroup | None = None
         self._lives: dict[Function, _Life] = {}
-        self._turns: dict[Function, anyio.Lock] = {}
+        self._running: set[Function] = set()
 
     def open(self, tasks: anyio.abc.TaskGroup) -> None:
         """A host has come: runs are tasks of this group."""
@@ -55,7 +57,7 @@ class Lives:
         """The host has gone, and with it every run."""
         self._tasks = None
         self._lives.clear()
-        self._turns.clear()
+        self._running.clear()
 
     @property
     def functions(self) -> tuple[Function, ...]:
@@ -64,11 +66,15 @@ class Lives:
 
     def begin(self, function: Function, endpoints: Mapping[str, Endpoint]) -> None:
         """Run a function with these endpoints, once its last run is over."""
-        function.selected()
-        life = self._lives[function] = _Life(function)
-        if self._tasks is not None:
-            turn = self._turns.setdefault(function, anyio.Lock())
-            self._tasks.start_soon(self._run, life, endpoints, turn)
+        life = self._lives[function] = _Life(function, endpoints)
+        try:
+            function.selected()
+        except Exception:
+            self._crashed(life)
+            return
+        if self._tasks is not None and function not in self._running:
+            self._running.add(function)
+            self._tasks.start_soon(self._run_newest, function)
 
     def end(self, function: Function) -> None:
         """Cancel its run."""
@@ -77,12 +83,20 @@ class Lives:
         if life.scope is not None:
             life.scope.cancel()
 
-    async def _run(self, life: _Life, endpoints: Mapping[str, Endpoint], turn: anyio.Lock) -> None:
+    async def _run_newest(self, function: Function) -> None:
+        """One task a function, whatever a host selects meanwhile."""
+        last = None
+        life = self._lives.get(function)
+        while life is not None and life is not last:
+            if not life.ended:
+                await self._run(life)
+            last, life = life, self._lives.get(function)
+        self._running.discard(function)
+
+    async def _run(self, life: _Life) -> None:
         try:
-            async with turn:
-                if not life.ended:
-                    with anyio.CancelScope() as life.scope:
-                        await life.function.run(endpoints)
+            with anyio.CancelScope() as life.scope:
+                await life.function.run(life.endpoints)
         except* EndpointDisabled:
             # It let its requests' end be its own.
             if not life.ended:

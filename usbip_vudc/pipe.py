@@ -85,9 +85,14 @@ class Pipe:
     # --- the function's side -------------------------------------------------------------------
 
     def queue(self, request: Request) -> None:
-        """usb_ep_queue: the request completes now (disabled), or when the host moves its bytes."""
+        """usb_ep_queue: the request completes now (disabled), or when the host moves its bytes.
+
+        Raises LocalProtocolError for one that is queued, or for OUT data in read-only memory.
+        """
         if request.queued:
             raise LocalProtocolError(f"{request!r} is queued already")
+        if not self._is_in and request.sg.readonly:
+            raise LocalProtocolError(f"{request!r}: its memory is read-only (bytes?), for OUT data")
         request.queued = True
         request.done = False
         request.actual = 0

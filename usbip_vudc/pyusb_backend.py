@@ -367,7 +367,7 @@ def _ports(busid: str) -> tuple[int, ...]:
     """The port numbers in a kernel bus id: ``1-2.3`` is port 3 behind port 2 of bus 1."""
     _, _, path = busid.partition("-")
     numbers = path.split(".")
-    return tuple(map(int, numbers)) if all(n.isdigit() for n in numbers) else ()
+    return tuple(map(int, numbers)) if all(n.isdecimal() for n in numbers) else ()
 
 
 def _namespace(descriptor: Any, extra: bytes) -> SimpleNamespace:

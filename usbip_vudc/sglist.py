@@ -135,6 +135,14 @@ class SGList:
     def __repr__(self) -> str:
         return f"<SGList {format_layout(map(len, self.segments)) or 'empty'}>"
 
+    @property
+    def readonly(self) -> bool:
+        """Whether there is a segment that nothing can be received into."""
+        for segment in self.segments:  # noqa: SIM110 - asked for every URB; any() takes thrice as long
+            if segment.readonly:
+                return True
+        return False
+
     def cut(self, start: int, stop: int) -> list[memoryview]:
         """The segments of bytes [start, stop) of the list, clipped at both ends; no copy."""
         segments = self.segments

@@ -83,6 +83,11 @@ class Urb:
         self.flags = flags
         self.setup = setup
 
+    @property
+    def held(self) -> int:
+        """Bytes that came with it, which stay while it is pending."""
+        return len(self.payload) + len(self.iso_packets)
+
     def __repr__(self) -> str:
         way = "IN" if self.endpoint & Direction.IN else "OUT"
         state = "pending" if self.status is None else str(self.status)
@@ -201,6 +206,22 @@ class HostUrb:
         self.length = self.sg.length
         self.setup = setup
         self.flags = flags
+
+    @classmethod
+    def control(cls, setup: SetupPacket, data: SGList | Buffer = b"") -> HostUrb:
+        """A control transfer: with ``data`` as its OUT data stage, or with room for an IN one.
+
+        Raises LocalProtocolError for an OUT data stage that is not of wLength bytes, which the
+        kernel's exporters take for a broken peer.
+        """
+        if setup.direction == Direction.IN:
+            return cls(0, bytearray(setup.wLength), setup=setup)
+        if len(data) != setup.wLength:
+            raise LocalProtocolError(
+                f"control request {setup}: an OUT data stage of {len(data)} bytes, expected "
+                f"wLength {setup.wLength}"
+            )
+        return cls(0, data, setup=setup)
 
     @property
     def is_in(self) -> bool:

@@ -40,7 +40,7 @@ _MAX_PENDING: Final = 8192
 """URBs that one host may leave pending; vhci never comes near it."""
 
 _MAX_HELD: Final = 64 << 20
-"""Bytes of OUT payload held for functions that do not take them."""
+"""Bytes of OUT payloads and iso descriptors, held for functions that do not take them."""
 
 
 class _PipeEndpoint(Endpoint):
@@ -242,7 +242,7 @@ class UserspaceUDC(UDC):
         """Remember a pending URB, within what one host may make us hold."""
         if len(urb.payload) <= MAX_LENT:
             urb.payload = bytes(urb.payload)  # it may only be lent
-        self._held += len(urb.payload)
+        self._held += urb.held
         if len(self._pending) >= _MAX_PENDING or self._held > _MAX_HELD:
             raise RemoteProtocolError(
                 f"{len(self._pending) + 1} URBs with {self._held} bytes are pending; at most "
@@ -253,7 +253,7 @@ class UserspaceUDC(UDC):
     def _release(self, seqnum: int) -> tuple[Urb, Pipe] | None:
         kept = self._pending.pop(seqnum, None)
         if kept is not None:
-            self._held -= len(kept[0].payload)
+            self._held -= kept[0].held
         return kept
 
     def _finish(self, urb: Urb, status: int) -> None:
@@ -271,6 +271,8 @@ class UserspaceUDC(UDC):
     def _on_request(self, request: Request, error: TransferError | None) -> None:
         """Hand a request back once the replies that point into its memory have left."""
         if self._connection is not None:
+            if error is not None:  # a cancelled submit uses its memory again without waiting
+                self._connection.keep_outgoing()
             self._connection.when_sent.append(partial(self._give_back, request, error))
         else:
             self._give_back(request, error)
@@ -373,7 +375,7 @@ class UserspaceUDC(UDC):
         is_iso = slot.spec.transfer_type == TransferType.ISOCHRONOUS
         pipe = (IsoPipe if is_iso else Pipe)(
             slot.spec.direction,
-            # Said to be 0, which is against the rules, it moves a byte at a time.
+            # Said to be 0, which is against the rules, it moves a byte at a time, in bus time too.
             slot.max_packet_size if is_iso else max(slot.max_packet_size, 1),
             on_urb=self._on_urb,
             on_request=self._on_request,
@@ -382,7 +384,7 @@ class UserspaceUDC(UDC):
         if self._bus is not None:
             endpoint = EndpointAtSpeed(slot.spec, self.speed)
             interval = period(endpoint.transfer_type, endpoint.bInterval, self.speed)
-            self._bus.add(pipe, interval, slot.bytes_per_interval)
+            self._bus.add(pipe, interval, max(slot.bytes_per_interval, pipe.max_packet_size))
         return pipe
 
     def _disable(self, functions: tuple[Function, ...]) -> None:

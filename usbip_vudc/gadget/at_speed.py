@@ -74,7 +74,7 @@ class EndpointAtSpeed:
         interval_ms = self.spec.interval_ms
         if self.speed < Speed.HIGH and self.spec.transfer_type == TransferType.INTERRUPT:
             shortest = 10 if self.speed == Speed.LOW else 1  # USB 2.0 5.7.4
-            return min(max(round(interval_ms), shortest), 255)
+            return min(max(int(interval_ms), shortest), 255)
         periods = interval_ms * (8 if self.speed >= Speed.HIGH else 1)
         return min(int(math.log2(max(periods, 1))) + 1, 16)
 

@@ -24,7 +24,7 @@ from usbip_vudc.host.handshake import import_device
 from usbip_vudc.host.outcome import result_of
 from usbip_vudc.sglist import Buffer, SGList, drop_front
 from usbip_vudc.urb import HostUrb, IsoUrb
-from usbip_vudc.usb.ch9 import Direction, SetupPacket
+from usbip_vudc.usb.ch9 import SetupPacket
 from usbip_vudc.wire.connection import HostConnection
 from usbip_vudc.wire.pdu import UsbDevice
 
@@ -40,6 +40,9 @@ _QUICK_DEVICE: Final = 200e-6
 """Seconds. Looking only pays for a device that last answered within this time."""
 
 _MAX_IOVECS: Final = 512
+
+_READER_MAY_LEAVE: Final = 0.05
+"""Seconds after which a thread that cannot send looks whether anybody still reads."""
 
 
 class _Socket(socket.socket):
@@ -79,6 +82,7 @@ class BlockingHost:
         self._readable = select.poll()
         self._readable.register(self._sock, select.POLLIN)
         self._closed = False
+        self._lost_status = 0
 
     def __enter__(self) -> Self:
         return self
@@ -102,19 +106,31 @@ class BlockingHost:
 
     # --- URBs ----------------------------------------------------------------------------------
 
-    def submit(self, urb: HostUrb) -> None:
-        """Send a URB. `wait` for it; its buffer must stay untouched until then."""
-        with self._sending:
+    def submit(self, urb: HostUrb, timeout: float | None = None) -> None:
+        """Send a URB. `wait` for it; its buffer must stay untouched until then.
+
+        Behind another thread's URB that is not received in ``timeout`` seconds it ends, unsent,
+        with -ETIMEDOUT. A device that does not receive it then, nor soon after, is gone.
+        """
+        if not self._sending.acquire(True, -1 if timeout is None else max(timeout, 0)):
+            urb.complete(-errno.ETIMEDOUT)
+            return
+        try:
             self._connection.submit(urb)
             if urb.status is None:
-                self._flush()
+                self._flush(timeout)
+        finally:
+            self._sending.release()
 
     def unlink(self, urb: HostUrb) -> None:
         """Ask for a pending URB back; `wait` tells how it ended."""
-        with self._sending:
-            if urb.status is None and not self._closed:
-                self._connection.unlink(urb)
-                self._flush()
+        if self._sending.acquire(True, _UNLINK_PATIENCE):
+            try:
+                if urb.status is None and not self._closed:
+                    self._connection.unlink(urb)
+                    self._flush(0.0)
+            finally:
+                self._sending.release()
 
     def wait(self, urb: HostUrb, timeout: float | None = None) -> bool:
         """Wait until a URB has completed, at most ``timeout`` seconds; False when it has not."""
@@ -141,7 +157,7 @@ class BlockingHost:
         ETIMEDOUT then (unless the reply won the race), with EPIPE for a stall, EOVERFLOW for
         babble, and so on; DeviceGone where the connection broke.
         """
-        self.submit(urb)
+        self.submit(urb, timeout)
         if urb.status is None:
             try:
                 in_time = self.wait(urb, timeout)
@@ -197,20 +213,18 @@ class BlockingHost:
     def control(self, setup: SetupPacket, data: Buffer = b"", timeout: float | None = 5.0) -> bytes:
         """A control transfer: the bytes of the IN data stage, b"" for OUT.
 
-        ``data`` is the OUT data stage, wLength bytes. Raises as `transfer` does.
+        ``data`` is the OUT data stage, wLength bytes. Raises as `transfer` does, and
+        LocalProtocolError for another number of bytes.
         """
-        if setup.direction == Direction.IN:
-            buffer = bytearray(setup.wLength)
-            actual = self.transfer(HostUrb(0, buffer, setup=setup), timeout)
-            return bytes(buffer[:actual])
-        self.transfer(HostUrb(0, data, setup=setup), timeout)
-        return b""
+        urb = HostUrb.control(setup, data)
+        actual = self.transfer(urb, timeout)
+        return b"".join(urb.sg.cut(0, actual)) if urb.is_in else b""
 
     def _carry_out_all(self, urbs: Sequence[HostUrb], timeout: float | None) -> None:
         """Submit at once, wait in order; behind one that failed the others are unlinked."""
         deadline = None if timeout is None else time.monotonic() + timeout
         for urb in urbs:
-            self.submit(urb)
+            self.submit(urb, timeout)
         failed = False
         for urb in urbs:
             if failed:
@@ -235,18 +249,24 @@ class BlockingHost:
 
         A URB that is over may have been completed by a thread that is still reading.
         """
-        while self._reading and urb.status is None:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return False
-            self._waiting += 1
-            self._readers.wait(left)
+        if not self._reading:
+            return urb.status is None
+        self._waiting += 1  # before the look at the URB: who completes it looks here after it
+        try:
+            while self._reading and urb.status is None:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._readers.wait(left)
+            return urb.status is None
+        finally:
             self._waiting -= 1
-        return urb.status is None
 
     def _stop_reading(self) -> None:
         with self._readers:
             self._reading = False
+            if self._closed:
+                self._sock.close()
             if self._waiting:
                 self._readers.notify_all()
 
@@ -277,8 +297,9 @@ class BlockingHost:
         try:
             connection.advance(count)
         except RemoteProtocolError:
-            self._lose(-errno.EPROTO)
-            raise
+            if not self._closed:  # else another thread closed it, and no reply has a URB any more
+                self._lose(-errno.EPROTO)
+                raise
         if self._waiting:
             with self._readers:
                 self._readers.notify_all()
@@ -297,10 +318,11 @@ class BlockingHost:
             self._looks = self._most_looks if quick else 0
         return True
 
-    def _flush(self) -> None:
+    def _flush(self, timeout: float | None) -> None:
         """Send all of ``outgoing``; called with the sending lock held."""
         outgoing = self._connection.outgoing
         self._connection.outgoing = []
+        deadline = None
         while outgoing and not self._closed:
             try:
                 if len(outgoing) == 1:
@@ -308,26 +330,37 @@ class BlockingHost:
                 else:
                     count = self._sock.sendmsg(outgoing[:_MAX_IOVECS])
             except BlockingIOError:
-                self._wait_to_send()
+                if deadline is None and timeout is not None:
+                    deadline = time.monotonic() + timeout + _UNLINK_PATIENCE
+                if not self._wait_to_send(deadline):
+                    self._lose(-errno.ENODEV)  # what is half sent cannot be taken back
                 continue
             except OSError:
                 self._lose(-errno.ENODEV)
                 return
             drop_front(outgoing, count)
 
-    def _wait_to_send(self) -> None:
-        """The socket is full. The device may wait for us to read before it reads, so read."""
+    def _wait_to_send(self, deadline: float | None) -> bool:
+        """The socket is full. The device may wait for us to read before it reads, so read.
+
+        False when time is up.
+        """
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
         with self._readers:
             reads = not self._reading
             if reads:
                 self._reading = True
         try:
-            ready = self._poll(select.POLLOUT | (select.POLLIN if reads else 0), None)
-            if reads and ready & select.POLLIN:
-                self._read(None)
+            if not reads:
+                turn = time.monotonic() + _READER_MAY_LEAVE
+                self._poll(select.POLLOUT, turn if deadline is None else min(turn, deadline))
+            elif self._poll(select.POLLOUT | select.POLLIN, deadline) & select.POLLIN:
+                self._read(deadline)
         finally:
             if reads:
                 self._stop_reading()
+        return True
 
     def _poll(self, events: int, deadline: float | None) -> int:
         """What the socket is ready for, 0 when time is up."""
@@ -350,13 +383,17 @@ class BlockingHost:
                 return 0
 
     def _lose(self, status: int) -> None:
-        with self._sending:
-            if self._closed:
-                return
-            self._closed = True
-            with contextlib.suppress(OSError):  # the peer was first
-                self._sock.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
-            self._sock.close()
-            self._connection.lost(status)
+        """The end: every URB has completed when this returns. The first status counts."""
         with self._readers:
-            self._readers.notify_all()
+            if not self._closed:
+                self._closed = True
+                self._lost_status = status
+        # This wakes threads that read or send, so it comes before the lock of those that send.
+        with contextlib.suppress(OSError):  # the peer was first
+            self._sock.shutdown(socket.SHUT_RDWR)
+        with self._sending:
+            self._connection.lost(self._lost_status)
+            with self._readers:
+                if not self._reading:  # else the reader does: it may be asleep on the descriptor
+                    self._sock.close()
+                self._readers.notify_all()

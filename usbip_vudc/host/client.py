@@ -23,7 +23,7 @@ from usbip_vudc.host.handshake import import_device
 from usbip_vudc.host.outcome import result_of
 from usbip_vudc.sglist import Buffer, SGList
 from usbip_vudc.urb import HostUrb, IsoUrb
-from usbip_vudc.usb.ch9 import Direction, SetupPacket
+from usbip_vudc.usb.ch9 import SetupPacket
 from usbip_vudc.wire.connection import HostConnection
 from usbip_vudc.wire.pdu import UsbDevice
 
@@ -151,14 +151,12 @@ class Host:
     ) -> bytes:
         """A control transfer: the bytes of the IN data stage, b"" for OUT.
 
-        ``data`` is the OUT data stage, wLength bytes. Raises as `transfer` does.
+        ``data`` is the OUT data stage, wLength bytes. Raises as `transfer` does, and
+        LocalProtocolError for another number of bytes.
         """
-        if setup.direction == Direction.IN:
-            buffer = bytearray(setup.wLength)
-            actual = await self.transfer(HostUrb(0, buffer, setup=setup), timeout)
-            return bytes(buffer[:actual])
-        await self.transfer(HostUrb(0, data, setup=setup), timeout)
-        return b""
+        urb = HostUrb.control(setup, data)
+        actual = await self.transfer(urb, timeout)
+        return b"".join(urb.sg.cut(0, actual)) if urb.is_in else b""
 
     def submit(self, urb: HostUrb) -> anyio.Event:
         """Send a URB behind those that are under way, without waiting: the event is its end.

@@ -145,6 +145,8 @@ class UsbStorage:
         if last == 0xFFFF_FFFF:
             data = self.command(scsi.READ_CAPACITY_16, data_in=32)
             last, block_size = self._unpack(">QI", data)
+        if not block_size:
+            raise StorageError("READ CAPACITY: blocks of 0 bytes, at least 1 expected")
         self._capacity = Capacity(last + 1, block_size)
         return self._capacity
 

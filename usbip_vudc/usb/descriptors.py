@@ -338,7 +338,15 @@ def string_descriptor(text: str) -> bytes:
 
 
 def langid_descriptor(langids: Sequence[int]) -> bytes:
-    """String descriptor zero: the language codes (USB 2.0 table 9-15)."""
+    """String descriptor zero: the language codes (USB 2.0 table 9-15).
+
+    Raises SchemeError for a code that is none, and for more than 126, all that bLength can count.
+    """
+    for langid in langids:
+        if not 0 <= langid <= 0xFFFF:
+            raise SchemeError(f"language code {langid:#x}: expected 0 to 0xffff (USB 2.0 9.6.7)")
+    if len(langids) > 126:
+        raise SchemeError(f"{len(langids)} languages: at most 126 fit (USB 2.0 9.6.7)")
     return bytes((2 + 2 * len(langids), DescriptorType.STRING)) + struct.pack(
         f"<{len(langids)}H", *langids
     )

@@ -8,6 +8,7 @@ MAX_TRANSFER, MAX_ISO_PACKETS and what the sink keeps.
 from __future__ import annotations
 
 import errno
+from collections import deque
 from typing import Final, Protocol
 
 from usbip_vudc.errors import LocalProtocolError, RemoteProtocolError
@@ -52,6 +53,9 @@ _IN: Final = int(Direction.IN)
 MAX_LENT: Final = 4096
 """OUT payloads up to here are handed on where they arrived; a landing costs more than a copy."""
 
+_RECENT: Final = 64
+"""CMD_UNLINK that may come before their URBs, and those that are remembered as no URBs."""
+
 _INLINE: Final = 256
 """Payloads up to here join their header; larger ones go out as views of their own, uncopied."""
 
@@ -79,6 +83,9 @@ class DeviceConnection(Connection):
         super().__init__()
         self._sink = sink
         self._arriving: Urb | None = None
+        self._newest = 0
+        self._early: dict[int, CmdUnlink] = {}
+        self._unlinks: deque[int] = deque(maxlen=_RECENT)
 
     def ret_submit(self, urb: Urb) -> None:
         """Reply to a completed URB: its status, and for IN its data whatever the status."""
@@ -114,6 +121,7 @@ class DeviceConnection(Connection):
                 self._unlink(command)
                 continue
             self._start += HEADER_SIZE
+            self._newest = seqnum
             if direction > 1 or ep > 15 or not 0 <= length <= MAX_TRANSFER:
                 raise RemoteProtocolError(
                     f"CMD_SUBMIT seqnum {seqnum}: direction {direction} (0 or 1), ep {ep} (0 to "
@@ -129,6 +137,7 @@ class DeviceConnection(Connection):
                     self._arriving = urb
                     return
                 self._sink.submit_iso(urb)
+                self._unlink_early()
                 continue
             if length and not direction:
                 start = self._start
@@ -140,6 +149,8 @@ class DeviceConnection(Connection):
                     self._arriving = urb
                     return
             submit(urb)
+            if self._early:
+                self._unlink_early()
 
     def _receive_iso(self, urb: Urb, packets: int) -> bool:
         payload = 0 if urb.endpoint & Direction.IN else urb.length
@@ -168,6 +179,7 @@ class DeviceConnection(Connection):
                 self._sink.submit_iso(urb)
             else:
                 self._sink.submit(urb)
+            self._unlink_early()
 
     def _unlink(self, command: int) -> None:
         if command != CMD_UNLINK:
@@ -175,6 +187,25 @@ class DeviceConnection(Connection):
                 f"command {command:#x}, expected CMD_SUBMIT (1) or CMD_UNLINK (2)"
             )
         pdu = CmdUnlink.parse(self._header())
+        target = pdu.unlink_seqnum
+        self._unlinks.append(pdu.seqnum)
+        known = target in self._early or target in self._unlinks
+        if self._newest < target < pdu.seqnum and not known:
+            # vhci_tx.c sends every unlink that waits before it looks for URBs again: this one has
+            # overtaken its own. Answered now, vhci would take the URB's reply for a stranger's.
+            if len(self._early) == _RECENT:
+                raise RemoteProtocolError(f"{_RECENT + 1} CMD_UNLINK came before their URBs")
+            self._early[target] = pdu
+            return
+        self._ret_unlink(pdu)
+
+    def _unlink_early(self) -> None:
+        """Unlink the newest URB if that was asked for before it came."""
+        pdu = self._early.pop(self._newest, None)
+        if pdu is not None:
+            self._ret_unlink(pdu)
+
+    def _ret_unlink(self, pdu: CmdUnlink) -> None:
         # vhci: -ECONNRESET says the URB will get no RET_SUBMIT, 0 that it has had one.
         status = -errno.ECONNRESET if self._sink.unlink(pdu.unlink_seqnum) else 0
         self.outgoing.append(RetUnlink(seqnum=pdu.seqnum, status=status).pack())
@@ -205,13 +236,16 @@ class HostConnection(Connection):
     def submit(self, urb: HostUrb) -> None:
         """Put CMD_SUBMIT, the OUT payload and the descriptors of packets into ``outgoing``.
 
-        Raises LocalProtocolError where the URB is pending or used already, or too long. On a
-        connection that is lost the URB completes at once with that status.
+        Raises LocalProtocolError where the URB is pending or used already, or too long, and for
+        an IN URB whose memory is read-only. On a connection that is lost the URB completes at
+        once with that status.
         """
         if urb.seqnum or urb.status is not None:
             raise LocalProtocolError(f"{urb!r} was submitted before; make a new one")
         if urb.length > MAX_TRANSFER:
             raise LocalProtocolError(f"{urb!r}: at most {MAX_TRANSFER} bytes in one URB")
+        if urb.endpoint & _IN and urb.sg.readonly:
+            raise LocalProtocolError(f"{urb!r}: its memory is read-only (bytes?), for IN data")
         urb.seqnum = self._next_seqnum()
         if self._lost is not None:
             urb.complete(self._lost)
@@ -260,11 +294,14 @@ class HostConnection(Connection):
     def lost(self, status: int) -> None:
         """The connection is gone: every pending URB completes with this negative errno."""
         self._lost = status
-        pending = [*self._pending.values(), *self._pending_iso.values()]
-        self._pending, self._pending_iso = {}, {}
         self._unlinks.clear()
-        for urb in pending:
-            urb.complete(status)
+        # One by one: the host may be reading in another thread (host/blocking.py), and whoever
+        # takes a URB out completes it.
+        for pending in (self._pending, self._pending_iso):
+            for seqnum in tuple(pending):
+                urb = pending.pop(seqnum, None)
+                if urb is not None:
+                    urb.complete(status)
 
     def _next_seqnum(self) -> int:
         self._seqnum = self._seqnum % 0xFFFF_FFFF + 1
@@ -297,14 +334,14 @@ class HostConnection(Connection):
                 elif not self._receive(Landing(urb.sg.cut(0, actual), actual)):
                     self._reply = urb, status  # still pending: the connection may break here
                     return
-            del self._pending[seqnum]
-            urb.complete(status)
+            if self._pending.pop(seqnum, None) is not None:
+                urb.complete(status)
 
     def _landed(self) -> None:
         if self._reply is not None:
             (urb, status), self._reply = self._reply, None
-            del self._pending[urb.seqnum]
-            urb.complete(status)
+            if self._pending.pop(urb.seqnum, None) is not None:
+                urb.complete(status)
         elif self._iso_reply is not None:
             self._end_iso(self._iso_reply)
 
@@ -326,8 +363,8 @@ class HostConnection(Connection):
     def _end_iso(self, reply: IsoReply) -> None:
         self._iso_reply = None
         reply.deliver()  # it stays pending where that fails: the connection breaks then
-        del self._pending_iso[reply.urb.seqnum]
-        reply.urb.complete(reply.head.status)
+        if self._pending_iso.pop(reply.urb.seqnum, None) is not None:
+            reply.urb.complete(reply.head.status)
 
     def _ret_unlink(self, command: int) -> None:
         if command != RET_UNLINK:

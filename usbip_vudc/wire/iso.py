@@ -102,12 +102,19 @@ def check_submit(
             f"{where}: number_of_packets {number_of_packets} on endpoint 0, which is never "
             f"isochronous (0 or -1)"
         )
+    room = length
     for number, packet in enumerate(parse_packets(descriptors)):
+        room -= packet.length
         if packet.offset + packet.length > length:
             raise RemoteProtocolError(
                 f"{where}: packet {number} of {number_of_packets} has offset {packet.offset} and "
                 f"length {packet.length}, outside of transfer_buffer_length {length}"
             )
+    if room < 0:  # they overlap: no actual_length could count what moves
+        raise RemoteProtocolError(
+            f"{where}: its packets have {length - room} bytes in all, above "
+            f"transfer_buffer_length {length}"
+        )
 
 
 class IsoReply:

@@ -68,6 +68,10 @@ class Connection(ABC):
         self._start = 0
         self._end = rest
 
+    def keep_outgoing(self) -> None:
+        """Copy what waits in ``outgoing``: from now on its owners may change it."""
+        self.outgoing[:] = map(bytes, self.outgoing)
+
     @property
     def awaited(self) -> int:
         """Bytes of a payload that are still to come, 0 between PDUs."""
