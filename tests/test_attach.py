@@ -75,6 +75,34 @@ MACOS = (
     TEST_UNIT_READY,
 )
 
+NO_SUCH_COMMAND, NO_SUCH_FIELD = (5, 0x20, 0), (5, 0x24, 0)
+
+DRIVE = (
+    INQUIRY,
+    ATTENTION,
+    TEST_UNIT_READY,
+    CAPACITY,
+    Step("5a 00 2a 00 00 00 00 00 80 00", 128, 28),  # capabilities
+    Step("5a 00 05 00 00 00 00 00 80 00", 128, sense=NO_SUCH_FIELD),  # how to write
+    Step("46 00 00 00 00 00 00 00 08 00", 8, 8),
+    Step("46 02 00 20 00 00 00 00 10 00", 16, 8),  # can it write anywhere?
+    Step("4a 01 00 00 10 00 00 00 08 00", 8, 8),
+    Step("4a 01 00 00 02 00 00 00 08 00", 8, 4),  # operational changes
+    Step("43 00 00 00 00 00 00 03 24 00", 804, 20),
+    Step("43 02 00 00 00 00 aa 00 0c 00", 12, 12),
+    Step("43 00 00 00 00 00 00 00 0c 40", 12, 12),  # the last session, as SFF-8020i asks
+    Step("43 02 02 00 00 00 00 02 00 00", 512, 48),
+    Step("51 00 00 00 00 00 00 00 22 00", 34, sense=NO_SUCH_COMMAND),  # READ DISC INFORMATION
+    Step("52 01 00 00 00 01 00 00 24 00", 36, sense=NO_SUCH_COMMAND),  # READ TRACK INFORMATION
+    Step("ac 00 00 00 00 00 00 00 00 01 00 00", 24, sense=NO_SUCH_COMMAND),  # GET PERFORMANCE
+    Step("ad 00 00 00 00 00 00 00 00 14 00 00", 20, sense=NO_SUCH_COMMAND),  # DVD STRUCTURE
+    Step("bd 00 00 00 00 00 00 00 00 08 00 00", 8, sense=NO_SUCH_COMMAND),  # MECHANISM STATUS
+    LOCK,
+    Step("28 00 00 00 00 10 00 00 01 00", 2048, 2048),
+    Step("1e 00 00 00 00 00"),
+)
+"""What Linux (sr_mod, cdrom) and Windows ask a drive; what it lacks it refuses by name."""
+
 
 @pytest.fixture(params=[False, True], ids=["fixed", "removable"])
 def disk(request: pytest.FixtureRequest) -> Iterator[UsbStorage]:
@@ -95,7 +123,7 @@ def replay(disk: UsbStorage, steps: tuple[Step, ...]) -> None:
             continue
         assert step.sense is None and len(data) == step.comes, step.cdb
         if cdb[0] == 0x28:
-            start = int.from_bytes(cdb[2:6]) * 512
+            start = int.from_bytes(cdb[2:6]) * (step.room // cdb[8])
             assert data == CONTENT[start : start + step.comes]
 
 
@@ -103,6 +131,13 @@ def replay(disk: UsbStorage, steps: tuple[Step, ...]) -> None:
 def test_a_host_gets_what_it_asks_for(disk: UsbStorage, steps: tuple[Step, ...]) -> None:
     assert disk.get_max_lun() == 0
     replay(disk, steps)
+
+
+def test_a_host_gets_what_it_asks_a_drive_for() -> None:
+    lun = RamLun(MIB, cdrom=True)
+    lun.memory[:] = CONTENT
+    with storage(MassStorageFunction([lun])) as usb:
+        replay(usb, DRIVE)
 
 
 def test_only_what_can_be_taken_out_can_be_locked(disk: UsbStorage) -> None:

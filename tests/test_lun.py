@@ -44,6 +44,26 @@ def test_create_size_opens_a_file_of_that_size_again(image: Path) -> None:
         assert bytes(lun.read(0, 512)) == PATTERN[:512]
 
 
+@pytest.mark.parametrize("size", [0, -512, 1000])
+def test_create_size_that_is_no_disk_makes_no_file(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "new.img"
+    with pytest.raises(SchemeError, match=f"create_size {size}, expected .* block_size 512"):
+        FileLun(path, create_size=size)
+    assert not path.exists()
+
+
+def test_file_that_cannot_have_its_size_is_not_left(tmp_path: Path) -> None:
+    path = tmp_path / "new.img"
+    with pytest.raises(OSError, match=rf"cannot have {2**63 - 512} bytes: .*'{path}'"):
+        FileLun(path, create_size=(1 << 63) - 512)
+    assert not path.exists()
+
+
+def test_memory_that_there_is_not_is_named_with_what_does_without() -> None:
+    with pytest.raises(SchemeError, match=f"memory of {1 << 50} bytes: Cannot allocate.*sparse:"):
+        RamLun(1 << 50)
+
+
 def test_create_size_never_resizes(image: Path) -> None:
     with pytest.raises(SchemeError, match="exists with 1048576 bytes, but create_size is 2097152"):
         FileLun(image, create_size=2 * MIB)
@@ -192,6 +212,37 @@ def test_truncated_file_is_a_short_read_and_no_crash(image: Path, length: int) -
 def test_verify_reads_all(image: Path) -> None:
     with FileLun(image) as lun:
         assert lun.verify(512, MIB - 512) == MIB - 512
+
+
+def test_verify_reads_no_holes(tmp_path: Path) -> None:
+    read: list[tuple[int, int]] = []
+
+    class Counting(FileLun):
+        def _preadv(self, buffer: bytearray | memoryview, offset: int) -> int:
+            read.append((offset, len(buffer)))
+            return super()._preadv(buffer, offset)
+
+    path = tmp_path / "sparse.img"
+    with Counting(path, create_size=64 * MIB) as lun:
+        lun.write(32 * MIB, memoryview(PATTERN))
+        if allocated(path) > 2 * MIB:
+            pytest.skip("this file system has no holes")
+        assert lun.verify(512, 64 * MIB - 512) == 64 * MIB - 512
+        assert read == [(32 * MIB, MIB)] or sum(size for _, size in read) <= 3 * MIB
+        os.truncate(path, 48 * MIB)
+        assert lun.verify(0, 64 * MIB) == 48 * MIB, "what is not there is no hole"
+
+
+def test_file_cut_short_behind_a_bad_sector_gives_nothing_old(image: Path) -> None:
+    class Bad(FileLun):
+        def _preadv(self, buffer: bytearray | memoryview, offset: int) -> int:
+            if len(buffer) > 512:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super()._preadv(buffer, offset)
+
+    with Bad(image) as lun:
+        os.truncate(image, 1536)
+        assert bytes(lun.read(0, 4096)) == PATTERN[:1536]
 
 
 def test_read_only_unit_opens_a_read_only_file(image: Path) -> None:

@@ -15,6 +15,7 @@ import anyio.from_thread
 import pytest
 
 from gadgets.mass_storage import FileLun, Lun, MassStorageFunction, MediumEvent, RamLun
+from gadgets.mass_storage.stores import PatternLun
 from usbip_vudc.errors import SchemeError, UrbError
 from usbip_vudc.gadget import Config, Gadget
 from usbip_vudc.host.blocking import BlockingHost
@@ -419,6 +420,17 @@ def test_host_that_announces_more_than_it_writes(speed: Speed, in_one_urb: bool)
     assert lun.memory[:2048] == b"a" * 1024 + bytes(1024)
 
 
+@pytest.mark.parametrize("length", [100, 700])
+def test_host_that_wants_part_of_a_block_gets_that(length: int) -> None:
+    lun = PatternLun(MIB, seed=5)
+    with plugged(lun) as disk:
+        disk.attend()
+        assert disk.read(read10(3, 2), length) == (lun.pattern.bytes(1536, 1024)[:length], 0, 2)
+        disk.recover()
+        disk.attend()
+        assert disk.read(read10(3, 1), 512) == (lun.pattern.bytes(1536, 512), 0, 0)
+
+
 def test_host_that_sends_less_than_it_announced(disk: Disk) -> None:
     disk.cbw(write10(0, 8), 4096, is_in=False)
     disk.send(b"a" * 700)
@@ -434,7 +446,8 @@ def test_bad_block_is_named_and_what_came_before_it_is_sent(tmp_path: Path) -> N
                 raise OSError(errno.EIO, "bad")
             return super()._preadv(buffer, offset)
 
-    with Bad(tmp_path / "disk.img", create_size=MIB) as lun, plugged(lun) as disk:
+    (tmp_path / "disk.img").write_bytes(bytes(MIB))  # no holes, which VERIFY would not read
+    with Bad(tmp_path / "disk.img") as lun, plugged(lun) as disk:
         disk.attend()
         disk.cbw(read10(1, 8), 4096)
         with pytest.raises(UrbError) as caught:

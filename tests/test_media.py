@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from gadgets.mass_storage import FileLun, Lun, MassStorageFunction, MediumEvent, RamLun
+from gadgets.mass_storage.models import NeedsReset
 from gadgets.mass_storage.stores import PatternLun
 from tests.test_cli import listening_port, serving
 from tests.test_mass_storage import IN, MIB, OUT, Disk, plugged, read10, write10
@@ -220,6 +221,29 @@ def test_write_under_way_does_not_go_on_with_another_medium(
     assert new.read_bytes() == bytes(4 * MIB)
 
 
+def test_write_into_memory_does_not_go_on_after_an_eject() -> None:
+    lun = RamLun(4 * MIB, removable=True)
+    with plugged(lun) as disk:
+        disk.attend()
+        disk.cbw(write10(0, 2048), MIB, is_in=False)
+        disk.send(b"w" * 512)
+        lun.eject()
+        disk.send(b"w" * (MIB - 512))
+        assert disk.csw() == (MIB, 1)
+        assert disk.sense() == (2, 0x3A, 0)
+
+
+def test_host_that_left_holds_no_medium(images: tuple[Path, Path]) -> None:
+    lun = NeedsReset(FileLun(images[0], removable=True))
+    with plugged(lun) as disk:
+        disk.attend()
+        assert disk.none(PREVENT) == 0
+        assert lun.prevented
+    lun.swap(images[1])
+    assert lun.size == 2 * MIB
+    lun.close()
+
+
 def test_failed_swap_leaves_no_medium(images: tuple[Path, Path]) -> None:
     with FileLun(images[0], removable=True) as lun, plugged(lun) as disk:
         disk.attend()
@@ -309,6 +333,7 @@ def test_media_are_changed_through_the_socket(
         ({"command": "explode", "device": "1-1", "lun": 0}, "no request of usbip-vudc's"),
         ({"command": "eject", "lun": 0}, "no request of usbip-vudc's"),
         ({"command": "eject", "device": "1-1", "lun": 0, "hard": 1}, "no request of usbip-vudc's"),
+        ({"command": "protect", "device": "1-1", "lun": 0, "on": "no"}, "on = 'no': expected true"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, request_: dict[str, object], why: str) -> None:
@@ -316,6 +341,31 @@ def test_what_cannot_be_is_refused(tmp_path: Path, request_: dict[str, object], 
         with pytest.raises(ControlError, match=why):
             ask(path, **request_)
         assert ask(path, command="list")[0]["medium"] == "memory"
+
+
+def test_request_that_nests_too_deep_ends_nothing(tmp_path: Path) -> None:
+    with controlled(tmp_path / "s", RamLun(MIB)) as path:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(path))
+            client.sendall(b"[" * 60000 + b"\n")
+            assert b"no request of usbip-vudc's" in client.makefile("rb").readline()
+        assert ask(path, command="list")[0]["medium"] == "memory"
+
+
+def test_socket_may_be_in_a_directory_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    with controlled(tmp_path / "s", RamLun(MIB)) as path:  # as /tmp is root's
+        assert ask(path, command="list")[0]["medium"] == "memory"
+    monkeypatch.setenv("USBIP_VUDC_RUNTIME_DIR", str(tmp_path))
+    with (
+        pytest.raises(PermissionError, match="another user"),
+        controlled(tmp_path / "control" / "s", RamLun(MIB)),
+    ):
+        pass
 
 
 def test_change_waits_for_the_thread_that_works_on_the_unit(tmp_path: Path) -> None:
@@ -395,6 +445,22 @@ def test_socket_of_a_killed_process_is_swept_away(
     with controlled(live, RamLun(MIB)):
         assert list(sockets()) == [live]
     assert not dead.exists()
+
+
+def test_socket_of_a_process_that_begins_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USBIP_VUDC_RUNTIME_DIR", str(tmp_path))
+    chmod = Path.chmod
+
+    def looked_at(path: Path, mode: int) -> None:
+        assert list(sockets()) == []  # bound by now, but nobody listens yet
+        chmod(path, mode)
+
+    monkeypatch.setattr(Path, "chmod", looked_at)
+    with controlled(tmp_path / "control" / "2.sock", RamLun(MIB)) as path:
+        assert list(sockets()) == [path]
+    assert list((tmp_path / "control").iterdir()) == []
 
 
 # --- the command -------------------------------------------------------------------------------

@@ -108,6 +108,16 @@ def test_vital_product_data(lun: RamLun, page: str, expected: str) -> None:
     assert reply(lun, f"12 01 {page} 00 ff 00") == expected
 
 
+def test_units_of_one_device_have_names_of_their_own() -> None:
+    luns = [RamLun(512) for _ in range(3)]
+    target = Target(luns)
+    pages = [target.execute(lun, bytes.fromhex("120183 00 ff 00")).data for lun in luns]
+    assert [bytes(page or b"")[32:] for page in pages] == [
+        b"00000001", b"00000001-1", b"00000001-2",
+    ]  # fmt: skip
+    assert [(page or b"")[7] for page in pages] == [32, 34, 34]
+
+
 @pytest.mark.parametrize("cdb", ["12 01 c0 00 ff 00", "12 00 80 00 ff 00", "12 02 00 00 ff 00"])
 def test_inquiry_of_an_unknown_page_is_an_invalid_field(lun: RamLun, cdb: str) -> None:
     assert failure(lun, cdb) == "05/24/00"

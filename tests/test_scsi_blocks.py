@@ -188,8 +188,7 @@ def test_write_same_of_no_number_goes_to_the_end(lun: Lun, cdb: Cdb, opcode: int
     block = os.urandom(lun.block_size)
     assert sent(lun, cdb(opcode, 0, 60, 0), block) is None
     assert blocks_of(lun, 59, 5) == content(60, lun.block_size)[-lun.block_size :] + block * 4
-    answer = given(lun, cdb(opcode, 0, BLOCKS, 0))
-    assert not answer.failed and not answer.length
+    assert failure(lun, cdb(opcode, 0, BLOCKS, 0)) == "05/21/00", "there is no block to begin with"
 
 
 @SAMES
@@ -305,6 +304,24 @@ def test_what_cannot_be_given_back_is_a_write_error(
     assert unmap(lun, parameters((3, 2))) == Sense(3, 0x0C, 0, 3)
 
 
+def test_unmap_is_durable_without_the_write_cache() -> None:
+    flushed: list[bytes] = []
+
+    class Cached(RamLun):
+        has_write_cache = True
+
+        def flush(self) -> None:
+            flushed.append(bytes(self.memory[:1024]))
+
+    lun = Cached(BLOCKS * 512, thin=True)
+    lun.memory[:] = content(BLOCKS)
+    assert unmap(lun, parameters((0, 1))) is None
+    assert flushed == []
+    lun.write_through = True
+    assert unmap(lun, parameters((1, 1))) is None
+    assert flushed == [bytes(1024)]
+
+
 def test_a_disk_that_is_not_thin_gives_nothing_back() -> None:
     thick = RamLun(BLOCKS * 512)
     assert failure(thick, "42 00 00000000 00 0018 00") == "05/20/00"
@@ -354,6 +371,11 @@ def test_lba_status_tells_holes(tmp_path: Path) -> None:
         assert lba_status(lun, 512) == (512, 256, 0)
         assert lba_status(lun, 768) == (768, 1280, 1)
         assert lba_status(lun, 2047) == (2047, 1, 1)
+
+
+def test_every_block_of_a_disk_that_is_not_thin_is_mapped(tmp_path: Path) -> None:
+    with FileLun(tmp_path / "sparse.img", create_size=1 << 20) as lun:
+        assert lba_status(lun, 100) == (100, 1948, 0)
 
 
 def test_lba_status_of_memory_is_mapped() -> None:

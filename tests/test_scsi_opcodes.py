@@ -156,7 +156,7 @@ def test_one_command_is_reported(kind: str, command: Command, rctd: int) -> None
 
 
 @pytest.mark.parametrize(
-    "question", ["01 ff 0000", "03 ff 0000", "01 42 0000", "02 9e 0011", "03 a3 000d"]
+    "question", ["01 ff 0000", "03 ff 0000", "01 42 0000", "02 9e 0011", "03 a3 000d", "03 28 0001"]
 )
 def test_a_command_that_is_not_there_is_reported_so(question: str) -> None:
     assert reply(lun_of("disk"), f"a3 0c {question} 0000ffff 00 00") == "00 01 00 00"

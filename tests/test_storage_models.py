@@ -337,6 +337,123 @@ def test_model_leaves_sound_blocks_alone(name: str) -> None:
     lun.close()
 
 
+GIVING_BACK = ("bad(9000)", "slow(9, 1ms)", "limit", "fake(8G, wrap)", "fake(8G, drop)",
+               "off_by_one", "volatile_cache", "residue", "needs_reset")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", GIVING_BACK)
+def test_blocks_behind_a_model_are_given_back_and_not_written(text: str) -> None:
+    store = SparseLun(4 << 30, thin=True)
+    lun = with_models(store, [text])
+    try:
+        assert store.path is not None
+        lun.write(8 * BLOCK, memoryview(CONTENT[: 16 * BLOCK]))
+        lun.flush()
+        lun.unmap(0, 4096)
+        lun.unmap(16 * BLOCK, 4 << 20)
+        lun.flush()
+        assert store.path.stat().st_blocks * 512 < MIB
+        assert bytes(lun.read(0, 24 * BLOCK)) == (
+            bytes(8 * BLOCK) + CONTENT[: 8 * BLOCK] + bytes(8 * BLOCK)
+        )
+        assert lun.extent(8 * BLOCK)[0] is True
+    finally:
+        lun.close()
+
+
+def test_what_a_model_cannot_give_back_fails() -> None:
+    bad = BadBlocks(filled(), [(4, 4)])
+    with pytest.raises(OSError, match="block at byte 2048 is bad"):
+        bad.unmap(0, 4096)
+    assert bytes(bad.read(0, 2048)) == bytes(2048)
+    assert bytes(bad.read(5 * BLOCK, BLOCK)) == blocks(5, 1)
+    with pytest.raises(OSError, match="there is no block at byte 1048576"):
+        with_models(filled(), ["off_by_one"]).unmap(MIB - BLOCK, 1024)
+
+
+def test_fake_capacity_gives_back_what_it_has() -> None:
+    wrapping, dropping = filled(), filled()
+    with_models(wrapping, ["fake(4M, wrap)"]).unmap(2 * MIB - 2 * BLOCK, 5 * BLOCK)
+    assert bytes(wrapping.memory) == bytes(3 * BLOCK) + blocks(3, 2043) + bytes(2 * BLOCK)
+    with_models(dropping, ["fake(4M, drop)"]).unmap(MIB - BLOCK, 5 * BLOCK)
+    assert bytes(dropping.memory) == blocks(0, 2047) + bytes(BLOCK)
+
+
+def test_cached_holes_are_lost_as_data_are() -> None:
+    lun = filled()
+    cache = VolatileCache(lun)
+    cache.unmap(0, 4096)
+    assert bytes(cache.read(0, 4608)) == bytes(4096) + blocks(8, 1)
+    assert bytes(lun.memory[:4096]) == blocks(0, 8)
+    cache.power_lost()
+    assert bytes(cache.read(0, 4096)) == blocks(0, 8)
+    assert cache.lost == 4096
+    cache.unmap(0, 4096)
+    cache.flush()
+    assert bytes(lun.memory[:4608]) == bytes(4096) + blocks(8, 1)
+    cache.close()
+
+
+def test_cache_in_front_of_a_limit_is_flushed_in_its_steps() -> None:
+    lun = filled()
+    cache = with_models(lun, ["limit", "volatile_cache"])
+    cache.write(0, memoryview(b"c" * (200 * BLOCK)))
+    cache.flush()
+    assert bytes(lun.memory[: 201 * BLOCK]) == b"c" * (200 * BLOCK) + blocks(200, 1)
+    cache.close()
+
+
+@pytest.mark.parametrize(
+    ("cdb", "data"),
+    [
+        (struct.pack(">BBIBHB", 0x2F, 0, 8, 0, 8, 0), b""),  # VERIFY
+        (struct.pack(">BBIBHB", 0x2F, 2, 8, 0, 8, 0), blocks(8, 8)),  # BYTCHK 1
+        (struct.pack(">BBIBHB", 0x2F, 6, 8, 0, 1, 0), blocks(8, 1)),  # BYTCHK 3
+        (struct.pack(">BBIBHB", 0x2E, 2, 8, 0, 1, 0), blocks(8, 1)),  # WRITE AND VERIFY
+        (struct.pack(">BBIBHB", 0x41, 0, 8, 0, 8, 0), bytes(BLOCK)),  # WRITE SAME
+    ],
+)
+def test_slow_blocks_slow_every_command_that_reads_or_writes_them(cdb: bytes, data: bytes) -> None:
+    waits: list[tuple[int, int]] = []
+
+    class Counting(SlowBlocks):
+        def delay(self, offset: int, length: int) -> float:
+            waits.append((offset // BLOCK, length // BLOCK))
+            return super().delay(offset, length)
+
+    with plugged(Counting(filled(), [(8, 15)], 0.001)) as disk:
+        disk.attend()
+        assert (disk.write(cdb, data) if data else (0, disk.none(cdb))) == (0, 0)
+    assert waits == [(8, cdb[8])]
+
+
+@pytest.mark.parametrize(("swaps", "sense"), [(False, (2, 0x3A, 0)), (True, (6, 0x28, 0))])
+def test_slow_command_does_not_go_on_with_another_medium(
+    swaps: bool, sense: tuple[int, int, int]
+) -> None:
+    class Pulled(SlowBlocks):
+        def delay(self, offset: int, length: int) -> float:
+            self.eject()
+            if swaps:
+                self.insert()
+            return super().delay(offset, length)
+
+    lun = filled(removable=True)
+    with plugged(Pulled(lun, [(8, 15)], 0.001)) as disk:
+        disk.attend()
+        # WRITE SAME(16), NDOB
+        assert disk.none(struct.pack(">BBQIBB", 0x93, 1, 8, 8, 0, 0)) == 1
+        assert disk.sense() == sense
+    assert bytes(lun.memory) == CONTENT
+
+
+@pytest.mark.parametrize("duration", ["0.01ms", "1234567s", "1.2345678s", "500ms"])
+def test_duration_is_read_back_as_it_was(duration: str) -> None:
+    first = with_models(filled(), [f"slow(1, {duration})"])
+    again = with_models(filled(), models_of(first)[1])
+    assert again.delay(BLOCK, BLOCK) == first.delay(BLOCK, BLOCK) > 0
+
+
 # --- as people write them ----------------------------------------------------------------------
 
 
@@ -353,6 +470,7 @@ def test_model_leaves_sound_blocks_alone(name: str) -> None:
         ("fake(512K, wrap)", "no fewer than the 1048576 bytes"),
         ("fake(2M, loop)", "'loop' is neither wrap nor drop"),
         ("limit(0)", "0 is not from 1 to"),
+        ("limit(2048)", "2048 blocks of 512: expected from 1 to 2047"),
         ("volatile_cache(1)", "it takes nothing"),
         ("needs_reset()x", "unknown"),
     ],
@@ -417,6 +535,16 @@ def test_impossible_units_say_what_would_be_right(tmp_path: Path, lun: str, why:
     with pytest.raises(SchemeError, match=r"luns\[0\].*") as caught:
         parse_scheme(text, where="g.toml", base=tmp_path)
     assert why in str(caught.value)
+
+
+def test_unit_of_a_program_is_in_no_scheme() -> None:
+    class Own(RamLun):
+        """What only its program can make."""
+
+    function = MassStorageFunction([Own(MIB)])
+    gadget = Gadget(name="g", idVendor=1, idProduct=2, configs=(Config(functions=(function,)),))
+    with pytest.raises(SchemeError, match="lun Own belongs to a program"):
+        dump_scheme(gadget)
 
 
 def test_halted_endpoint_of_a_bad_block_is_cleared_by_the_host() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import random
@@ -150,6 +151,37 @@ def test_changes_whose_maker_died_at_once_are_made(base: Path) -> None:
         expected = changed_at_random(lun, 4)
     with OverlayLun(base, changes=changes) as lun:
         assert bytes(lun.read(0, MIB)) == expected
+
+
+def test_short_writes_of_the_map_are_carried_on(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite = os.pwrite
+
+    def short(fd: int, data: memoryview, offset: int) -> int:  # Linux takes 2 GiB at once
+        return pwrite(fd, data[:700], offset)
+
+    changes = base.with_name("changes")
+    with OverlayLun(base, changes=changes) as lun:
+        monkeypatch.setattr(os, "pwrite", short)
+        lun.unmap(0, MIB)
+        monkeypatch.undo()
+    with OverlayLun(base, changes=changes) as lun:
+        assert bytes(lun.read(0, MIB)) == bytes(MIB)
+
+
+def test_block_that_was_written_in_part_stays_as_it_was(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_lun: FileLun, data: memoryview, offset: int) -> int:
+        if len(data) <= 2560:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.pwrite(_lun._fd, data[: 4096 + 1536], offset)
+
+    with OverlayLun(base, changes=base.with_name("changes"), block_size=4096) as lun:
+        monkeypatch.setattr(FileLun, "_pwrite", full)
+        assert lun.write(0, memoryview(b"n" * 8192)) == 4096
+        assert bytes(lun.read(0, 8192)) == b"n" * 4096 + CONTENT[4096:8192]
 
 
 def test_unmapped_blocks_of_an_overlay_read_as_zeroes(base: Path) -> None:
@@ -355,6 +387,7 @@ def test_everything_else_is_a_path(text: str) -> None:
     [
         ("pattern:", "expected pattern:SIZE"),
         ("pattern:1M:x", "seed 'x': expected a number"),
+        ("pattern:1M:4294967296", "seed '4294967296': expected a number from 0 to 4294967295"),
         ("pattern:1M:1:2", "expected pattern:SIZE or pattern:SIZE:SEED"),
         ("sparse:many", "size 'many'"),
         ("overlay::changes", "expected overlay:BASE"),
@@ -365,3 +398,12 @@ def test_everything_else_is_a_path(text: str) -> None:
 def test_impossible_stores_say_what_would_be_right(text: str, why: str) -> None:
     with pytest.raises(SchemeError, match=why):
         parse_store(text)
+
+
+def test_options_that_a_store_cannot_have(base: Path) -> None:
+    with pytest.raises(SchemeError, match="cdrom: nothing is written to a disc"):
+        OverlayLun(base, cdrom=True)
+    with pytest.raises(SchemeError, match="cdrom: a folder has blocks of 512"):
+        FolderLun(base.parent, cdrom=True)
+    with pytest.raises(SchemeError, match="thin: a pattern has nothing to give back"):
+        PatternLun(MIB, thin=True)

@@ -160,8 +160,9 @@ class Control:
             try:
                 self._socket = _listen(self.path)
             except OSError as error:
-                if self._is_wanted:
-                    raise
+                if self._is_wanted:  # bind() does not say where
+                    why = error.strerror or str(error)  # a path too long has no errno
+                    raise OSError(error.errno or errno.EINVAL, why, str(self.path)) from None
                 log.warning("no control socket, so no `usbip-vudc media`: %s", error)
                 self.path = None
         return self
@@ -209,7 +210,7 @@ class Control:
             return {"media": [slot.shown()]}
         except (UsbipVudcError, OSError) as error:
             return {"error": str(error)}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             return {"error": f"no request of usbip-vudc's: {error!r}"}
 
     def _slot(self, device: str, lun: int) -> Slot:
@@ -221,19 +222,25 @@ class Control:
 
 def _listen(path: Path) -> socket.socket:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if path.parent.stat().st_uid != os.geteuid():
+    # In a directory of its own nobody else may have been first; any other is the user's choice.
+    if path.parent == control_directory() and path.parent.stat().st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, "belongs to another user", str(path.parent))
-    with suppress(FileNotFoundError):
-        if stat.S_ISSOCK(path.lstat().st_mode):
-            path.unlink()  # of a process that had this number and was killed
+    if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
+        raise FileExistsError(errno.EEXIST, "there already, and no socket", str(path))
+    # It appears once it listens: `sockets` takes one that refuses for that of a killed process.
+    # So does what a process that had this number and was killed has left, which goes now.
+    new = path.with_suffix(".new")
+    new.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX)
     try:
-        listening.bind(str(path))
-        path.chmod(0o600)
+        listening.bind(str(new))
+        new.chmod(0o600)
         listening.listen()
         listening.setblocking(False)
+        new.replace(path)
     except BaseException:
         listening.close()
+        new.unlink(missing_ok=True)
         raise
     return listening
 
@@ -265,6 +272,8 @@ def _eject(unit: Unit, force: bool = False) -> None:
 
 
 def _protect(unit: Unit, on: bool) -> None:
+    if not isinstance(on, bool):
+        raise ControlError(f"on = {on!r}: expected true or false")
     unit.protect(on)
 
 

@@ -129,8 +129,8 @@ def _verify_medium(lun: Lun, offset: int, length: int) -> Sense | None:
     return sense.UNRECOVERED_READ_ERROR.at((offset + good) // lun.block_size)
 
 
-def first_difference(one: memoryview, other: memoryview) -> int:
-    """The offset of the first byte that differs, of two views of one length that do."""
+def first_difference(one: bytearray, other: memoryview) -> int:
+    """The offset of the first byte that differs, of two of one length that do."""
     low, high = 0, len(one)
     while high - low > 1:
         middle = (low + high) // 2
@@ -144,7 +144,8 @@ def first_difference(one: memoryview, other: memoryview) -> int:
 def _compare(lun: Lun, start: int, offset: int, data: memoryview) -> Sense | None:
     """SBC-3 5.27: the medium against what the host sent, in bytes from ``start + offset``."""
     at = start + offset
-    found = memoryview(lun.read(at, len(data))).cast("B")
+    # A bytearray is compared by memcmp; two memoryviews byte by byte, 30 times slower.
+    found = bytearray(lun.read(at, len(data)))
     whole = data[: len(found)]
     if found != whole:
         return sense.MISCOMPARE.at((at + first_difference(found, whole)) // lun.block_size)
@@ -173,10 +174,13 @@ def _verify(lun: Lun, flags: int, lba: int, blocks: int) -> Answer:
         return GOOD
     offset, length = lba * lun.block_size, blocks * lun.block_size
     if how == _COMPARE:
-        return Answer(_OUT, length, take=partial(_compare, lun, offset))
-    if how == _COMPARE_ONE:
-        return Answer.parameters(lun.block_size, partial(_compare_one, lun, offset, length))
-    return Answer(work=partial(_verify_medium, lun, offset, length))
+        answer = Answer(_OUT, length, take=partial(_compare, lun, offset))
+    elif how == _COMPARE_ONE:
+        answer = Answer.parameters(lun.block_size, partial(_compare_one, lun, offset, length))
+    else:
+        answer = Answer(work=partial(_verify_medium, lun, offset, length))
+    answer.offset, answer.touches = offset, length
+    return answer
 
 
 def _write_checked(lun: Lun, start: int, offset: int, data: memoryview) -> Sense | None:
@@ -203,7 +207,7 @@ def _write_and_verify(lun: Lun, flags: int, lba: int, blocks: int) -> Answer:
     offset, length = lba * lun.block_size, blocks * lun.block_size
     answer = Answer(_OUT, length, offset, work=partial(_flush_and_verify, lun, offset, length))
     if how == _COMPARE:
-        answer.take = partial(_write_checked, lun, offset)
+        answer.take, answer.touches = partial(_write_checked, lun, offset), length
         answer.work = partial(flush, lun)
     return answer
 

@@ -28,6 +28,7 @@ class Answer:
     ``length`` bytes move in ``direction`` (None: no data): from ``data``, or where that is None
     from or to byte ``offset`` of the medium. ``take`` gets OUT data in place of the medium, piece
     by piece and in order: how many bytes came before, and bytes that stay only while it runs.
+    ``touches`` is how many bytes from ``offset`` on are read or written, where they do not move.
 
     ``work`` may block: it runs before IN data, after OUT data and before the status. ``finish``
     runs after it, on the event loop. ``afterwards`` may block: it runs when the status is on its
@@ -36,7 +37,8 @@ class Answer:
     """
 
     __slots__ = (
-        "afterwards", "data", "direction", "failed", "finish", "length", "offset", "take", "work",
+        "afterwards", "data", "direction", "failed", "finish", "length", "offset", "take",
+        "touches", "work",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +58,7 @@ class Answer:
         self.offset = offset
         self.data = data
         self.take = take
+        self.touches = 0
         self.work = work
         self.finish = finish
         self.afterwards = afterwards

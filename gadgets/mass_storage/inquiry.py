@@ -82,8 +82,13 @@ def _unit_serial_number(lun: Lun) -> bytes:
 
 
 def _device_identification(lun: Lun) -> bytes:
-    """SPC-4 7.8.6: one designator of the unit, T10 vendor ID based (type 1), in ASCII (2)."""
-    name = _padded(lun.vendor, 8) + _padded(lun.product, 16) + lun.serial.encode("ascii")
+    """SPC-4 7.8.6: one designator of the unit, T10 vendor ID based (type 1), in ASCII (2).
+
+    No other unit of the device has it, though their serial numbers may be one: hosts that find two
+    disks with one name take them for two paths to one disk.
+    """
+    number = f"-{lun.number}" if lun.number else ""
+    name = _padded(lun.vendor, 8) + _padded(lun.product, 16) + (lun.serial + number).encode("ascii")
     return struct.pack(">BBxB", 0x02, 0x01, len(name)) + name
 
 

@@ -145,10 +145,14 @@ class FileLun(Lun):
             os.fdatasync(self._fd)
 
     def verify(self, offset: int, length: int) -> int:
-        """Pread all of it, in pieces."""
+        """Pread all of it, in pieces, but for holes: zeroes that may be terabytes."""
         done = 0
         buffer = page_aligned(min(_VERIFY_SIZE, length))
         while done < length:
+            hole = self._hole(offset + done, length - done)
+            if hole:
+                done += hole
+                continue
             size = min(len(buffer), length - done)
             count = len(self._read_into(buffer[:size], offset + done))
             done += count
@@ -162,6 +166,11 @@ class FileLun(Lun):
         path = self.path
         if path is None:
             raise SchemeError("no file to insert; name one")
+        if create_size is not None and (create_size <= 0 or create_size % self.block_size):
+            raise SchemeError(
+                f"{path}: create_size {create_size}, expected bytes in a positive multiple of "
+                f"block_size {self.block_size}"
+            )
         self._fd, size = _open(path, read_only=self.read_only, create_size=create_size)
         self._is_writable = not self.read_only  # which `protect` does not change
         try:
@@ -209,11 +218,24 @@ class FileLun(Lun):
     def _read_blocks(self, view: memoryview, offset: int) -> int:
         """Read block by block, up to the one that cannot be read: bytes read."""
         for start in range(0, len(view), self.block_size):
+            block = view[start : start + self.block_size]
             try:
-                self._preadv(view[start : start + self.block_size], offset + start)
+                count = self._preadv(block, offset + start)
             except OSError:
+                count = 0
+            if count < len(block):
                 return start
         return len(view)
+
+    def _hole(self, offset: int, length: int) -> int:
+        """How many of these bytes, in whole blocks, are in a hole that begins there."""
+        try:
+            end = os.lseek(self._fd, 0, os.SEEK_END)  # where the file ends now
+            is_data, size = holes.data_or_hole(self._fd, offset, end)
+        except OSError:
+            return 0
+        size = 0 if is_data else max(min(size, length), 0)
+        return size - size % self.block_size
 
     def _preadv(self, buffer: bytearray | memoryview, offset: int) -> int:
         return os.preadv(self._fd, (buffer,), offset)
@@ -257,7 +279,13 @@ class RamLun(Lun):
         if size <= 0:
             raise SchemeError(f"memory of {size} bytes: expected a positive size")
         self._set_size(size)
-        self.memory = page_aligned(size)
+        try:
+            self.memory = page_aligned(size)
+        except OSError as error:
+            raise SchemeError(
+                f"memory of {size} bytes: {error.strerror}; sparse:SIZE takes room only for what "
+                f"is written"
+            ) from None
 
     @property
     def source(self) -> str:
@@ -290,8 +318,6 @@ class RamLun(Lun):
 
 def _open(path: Path, *, read_only: bool, create_size: int | None) -> tuple[int, int]:
     """Open and lock a file or block device: its descriptor and size in bytes."""
-    if create_size is not None and create_size <= 0:
-        raise SchemeError(f"{path}: create_size {create_size}, expected a positive size in bytes")
     flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
     if path.is_block_device() and not read_only:
         flags |= os.O_EXCL  # refused while the kernel has it mounted
@@ -305,7 +331,7 @@ def _open(path: Path, *, read_only: bool, create_size: int | None) -> tuple[int,
     try:
         _lock(fd, path, read_only=read_only)
         if creates and create_size is not None:
-            os.ftruncate(fd, create_size)
+            _grow(fd, path, create_size)
         mode = os.fstat(fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise SchemeError(f"{path}: neither a regular file nor a block device")
@@ -316,6 +342,15 @@ def _open(path: Path, *, read_only: bool, create_size: int | None) -> tuple[int,
         os.close(fd)
         raise
     return fd, size
+
+
+def _grow(fd: int, path: Path, size: int) -> None:
+    """Give a new file its size; where it cannot have it there is none."""
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        path.unlink()
+        raise OSError(error.errno, f"cannot have {size} bytes: {error.strerror}", path) from None
 
 
 def _lock(fd: int, path: Path, *, read_only: bool) -> None:

@@ -46,17 +46,19 @@ def _has_thick_blocks(lun: Lun) -> bool:
 
 def _write_same(lun: Lun, flags: int, lba: int, blocks: int) -> Answer:
     check_writable(lun)
-    check_range(lun, lba, blocks)
-    # WSNZ of the Block Limits page is 0: no blocks are all that follow.
+    # WSNZ of the Block Limits page is 0: no blocks are all that follow, and one at least.
+    check_range(lun, lba, blocks or 1)
     blocks = blocks or lun.block_count - lba
     if blocks > MAX_WRITE_SAME:
         raise CheckCondition(sense.INVALID_FIELD)
-    if not blocks:
-        return GOOD
-    work = partial(_fill, lun, lba * lun.block_size, blocks, bool(flags & _UNMAP))
+    offset = lba * lun.block_size
+    work = partial(_fill, lun, offset, blocks, bool(flags & _UNMAP))
     if flags & _NDOB:
-        return Answer(work=partial(work, bytes(lun.block_size)))
-    return Answer.parameters(lun.block_size, work)
+        answer = Answer(work=partial(work, bytes(lun.block_size)))
+    else:
+        answer = Answer.parameters(lun.block_size, work)
+    answer.offset, answer.touches = offset, blocks * lun.block_size
+    return answer
 
 
 def _fill(lun: Lun, offset: int, blocks: int, unmap: bool, block: bytes) -> Sense | None:
@@ -126,7 +128,7 @@ def _unmap_ranges(lun: Lun, data: bytes) -> Sense | None:
             failure = _give_back(lun, lba * lun.block_size, blocks * lun.block_size)
             if failure is not None:
                 return failure
-    return None
+    return flush(lun) if lun.write_through else None
 
 
 # --- GET LBA STATUS (SBC-3 5.4) ----------------------------------------------------------------
@@ -139,8 +141,10 @@ def _get_lba_status(lun: Lun, cdb: bytes) -> Answer:
     lba, allocation = struct.unpack_from(">QI", cdb, 2)
     if lba >= lun.block_count:
         raise CheckCondition(sense.LBA_OUT_OF_RANGE)
+    offset = lba * lun.block_size
     try:
-        is_mapped, length = lun.extent(lba * lun.block_size)
+        # Every block of a fully provisioned unit is mapped (SBC-3 4.7.2), holes or not.
+        is_mapped, length = lun.extent(offset) if lun.thin else (True, lun.size - offset)
     except OSError as error:
         raise CheckCondition(sense.UNRECOVERED_READ_ERROR.at(lba)) from error
     # A block that is in part a hole is none: the file system's blocks may be smaller than these.

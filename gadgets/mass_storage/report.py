@@ -72,7 +72,10 @@ def _report(commands: CommandSet, cdb: bytes) -> Answer:
     # SPC-4 table 259: the wrong kind of question about an operation code.
     if how > _EITHER or how == (_OPCODE if has_actions else _SERVICE_ACTION):
         raise CheckCondition(sense.INVALID_FIELD)
-    return Answer.reply(_one(commands.named(opcode, action), with_timeouts), allocation)
+    found = commands.named(opcode, action)
+    if how == _EITHER and action and not has_actions:
+        found = None  # SPC-4 table 259 again: there is no such service action
+    return Answer.reply(_one(found, with_timeouts), allocation)
 
 
 def _all(commands: CommandSet, with_timeouts: bool) -> bytes:

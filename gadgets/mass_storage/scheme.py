@@ -175,6 +175,9 @@ _STORES: Final[Mapping[str, _Make]] = {
 
 def _lun_keys(lun: Lun) -> dict[str, object]:
     lun, models = models_of(lun)
+    if type(lun) not in _PRODUCTS:
+        raise SchemeError(f"lun {type(lun).__name__} belongs to a program; a scheme has files and "
+                          f"memory")  # fmt: skip
     keys = _store_keys(lun)
     implied = ("read_only", "removable") if lun.cdrom else ()
     keys |= {key: True for key in _FLAGS if getattr(lun, key) and key not in implied}
@@ -201,10 +204,8 @@ def _store_keys(lun: Lun) -> dict[str, object]:
             return {"folder": str(lun.folder.absolute()), **size}
         case FileLun():
             return {"image": str(lun.path.absolute())} if lun.path is not None else {}
-        case RamLun():
-            return {"size": _size_text(len(lun.memory))}
-    raise SchemeError(f"lun {type(lun).__name__} belongs to a program; a scheme has files and "
-                      f"memory")  # fmt: skip
+    assert isinstance(lun, RamLun)
+    return {"size": _size_text(len(lun.memory))}
 
 
 _PRODUCTS: Final[Mapping[type[Lun], str]] = {

@@ -51,6 +51,8 @@ class Target:
 
     def __init__(self, luns: Sequence[Lun]) -> None:
         self.luns = tuple(luns)
+        for number, lun in enumerate(self.luns):
+            lun.number = number
         self.commands = {lun: commands_of(lun, count=len(self.luns)) for lun in self.luns}
 
     def reset(self) -> None:

@@ -20,7 +20,7 @@ from gadgets.mass_storage.unit import Lun
 from usbip_vudc.conversation import Blocking, Conversation, Pause
 from usbip_vudc.errors import Overflow, RequestWithdrawn
 from usbip_vudc.function import Endpoint, Request
-from usbip_vudc.sglist import SGList
+from usbip_vudc.sglist import Buffer, SGList
 from usbip_vudc.usb.bot import CBW_SIZE, Cbw, CswStatus, pack_csw
 from usbip_vudc.usb.ch9 import Direction
 
@@ -152,8 +152,10 @@ class Transport:
         failed = answer.failed
         moved, is_over = 0, not host_length
         self._media_seen = lun.media_seen
-        if length and answer.data is None and answer.take is None:
-            yield from self._pause(lun.delay(answer.offset, length))
+        moves_blocks = answer.data is None and answer.take is None
+        on_medium = answer.touches or (length if moves_blocks else 0)
+        if on_medium:
+            yield from self._pause(lun.delay(answer.offset, on_medium))
         if answer.direction is Direction.OUT:
             if length:
                 moved, is_over = yield from self._take(lun, answer, length, host_length)
@@ -188,6 +190,9 @@ class Transport:
         """What may block, in a thread: whether it failed."""
         if answer.work is None:
             return False
+        if answer.touches and not self._has_medium(lun):
+            lun.sense = self._gone(lun)
+            return True
         failure = yield from self._in_thread(answer.work, lun)
         self._check_reset()
         if failure is None and answer.finish is not None:
@@ -220,7 +225,7 @@ class Transport:
                 del self._in_requests[0]
             size = min(length - sent, PIECE)
             if answer.data is None:
-                piece = lun.read(answer.offset + sent, size) if self._has_medium(lun) else b""
+                piece = self._read(lun, answer.offset + sent, size)
             else:
                 piece = answer.data[:size]
             if piece:
@@ -235,6 +240,16 @@ class Transport:
         if answer.data is None:
             lun.bytes_read += sent
         return sent
+
+    def _read(self, lun: Lun, offset: int, size: int) -> Buffer:
+        """So many bytes of the medium, or those in front of what cannot be read."""
+        if not self._has_medium(lun):
+            return b""
+        cut = size % lun.block_size
+        if not cut:
+            return lun.read(offset, size)
+        # BOT 6.7.2 case 7: the host wants a part of the last block, and units give whole ones.
+        return memoryview(lun.read(offset, size - cut + lun.block_size))[:size]
 
     def _take(
         self, lun: Lun, answer: Answer, length: int, host_length: int
@@ -255,7 +270,7 @@ class Transport:
             received += request.actual
             is_over = request.actual < size or received >= host_length
             kept = min(request.actual, size)
-            if target is None or kept < size:
+            if target is None or kept < size or not self._has_medium(lun):
                 kept = self._keep(lun, answer, written, data[:kept], size)
             written += kept
             if request.actual < size:
@@ -269,7 +284,7 @@ class Transport:
     def _keep(self, lun: Lun, answer: Answer, before: int, data: memoryview, size: int) -> int:
         """Put a piece where it belongs: the bytes that counted of ``size``, or the sense is set."""
         if not self._has_medium(lun):
-            lun.sense = self._why(lun, sense.WRITE_ERROR)
+            lun.sense = self._gone(lun)
             return 0
         if answer.take is not None:
             failure = answer.take(before, data) if len(data) == size else sense.DATA_PHASE_ERROR
@@ -291,8 +306,9 @@ class Transport:
 
     def _why(self, lun: Lun, failure: Sense) -> Sense:
         """Why data did not move: the failure, unless the medium was taken out meanwhile."""
-        if self._has_medium(lun):
-            return failure
+        return failure if self._has_medium(lun) else self._gone(lun)
+
+    def _gone(self, lun: Lun) -> Sense:
         return sense.MEDIUM_CHANGED if lun.size else sense.MEDIUM_NOT_PRESENT
 
     def _end_early(self, host: Direction | None, host_length: int, moved: int) -> Conversation:

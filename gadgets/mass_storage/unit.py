@@ -46,14 +46,15 @@ class Lun(ABC):
     zeroes; otherwise it is refused.
 
     `read`, `write`, `unmap`, `flush` and `verify` may run in a thread, one at a time; the rest
-    belongs to the thread of the event loop. ``sense`` and ``attentions`` are SCSI's: what failed
-    last, and what the host must still be told; ``news`` is what a CD-ROM drive tells when it is
-    polled. ``write_through`` and ``software_write_protected`` are the host's to set, until reset.
-    ``bytes_read`` and ``bytes_written`` count what was moved for the host, and ``media_seen`` the
-    media that came and went: a command does not go on with another one. While a thread works for a
-    command it is ``busy``: its medium is then to be left alone. Raises SchemeError
-    for another block size than 512 or 4096 (CD-ROM: 2048), for a CD-ROM drive that is thin, and
-    for text that INQUIRY cannot carry.
+    belongs to the thread of the event loop. ``number`` is its LUN, which its target gives it.
+    ``sense`` and ``attentions`` are SCSI's: what failed last, and what the host must still be told;
+    ``news`` is what a CD-ROM drive tells when it is polled. ``write_through`` and
+    ``software_write_protected`` are the host's to set, until reset. ``bytes_read`` and
+    ``bytes_written`` count what was moved for the host, and ``media_seen`` the media that came and
+    went: a command does not go on with another one. While a thread works for a command it is
+    ``busy``: its medium is then to be left alone. Raises SchemeError for another block size than
+    512 or 4096 (CD-ROM: 2048), for a CD-ROM drive that is thin, and for text that INQUIRY cannot
+    carry.
     """
 
     has_write_cache: bool = False
@@ -83,6 +84,7 @@ class Lun(ABC):
         self.product = _identity("product", product)
         self.revision = _identity("revision", revision)
         self.serial = _identity("serial", serial)
+        self.number = 0
         self.size = 0
         self.block_count = 0
         self.sense: Sense = sense.NO_SENSE
@@ -235,8 +237,9 @@ class Lun(ABC):
         """
         return residue, status
 
-    def power_lost(self) -> None:  # noqa: B027 - most lose nothing
-        """The configuration has ended: unplugged, reset or deselected."""
+    def power_lost(self) -> None:
+        """The configuration has ended: unplugged, reset or deselected. No host holds the medium."""
+        self.prevented = False
 
     # --- what each kind of unit provides -------------------------------------------------------
 

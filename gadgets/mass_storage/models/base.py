@@ -86,6 +86,14 @@ class Model(Lun):
         """The inner unit's."""
         return self.inner.write(offset, data)
 
+    def unmap(self, offset: int, length: int) -> None:
+        """The inner unit's: what is given back takes no room behind a model either."""
+        self.inner.unmap(offset, length)
+
+    def extent(self, offset: int) -> tuple[bool, int]:
+        """The inner unit's."""
+        return self.inner.extent(offset)
+
     def flush(self) -> None:
         """The inner unit's."""
         self.inner.flush()
@@ -107,5 +115,6 @@ class Model(Lun):
         return self.inner.conclude(length, residue, status, failure)
 
     def power_lost(self) -> None:
-        """The inner unit's."""
+        """Both."""
+        super().power_lost()
         self.inner.power_lost()

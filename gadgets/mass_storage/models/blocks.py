@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 from gadgets.mass_storage.models.base import Model
 from gadgets.mass_storage.stores.extents import Extents
+from gadgets.mass_storage.transport import PIECE
 from gadgets.mass_storage.unit import Lun
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.sglist import Buffer
@@ -42,6 +44,14 @@ class BadBlocks(Model):
         good = self._good(offset, length)
         return self.inner.verify(offset, good) if good else 0
 
+    def unmap(self, offset: int, length: int) -> None:
+        """What lies before them, and then OSError."""
+        good = self._good(offset, length)
+        if good:
+            self.inner.unmap(offset, good)
+        if good < length:
+            raise OSError(errno.EIO, f"block at byte {offset + good} is bad")
+
     def _good(self, offset: int, length: int) -> int:
         runs = self._bad.runs(offset, offset + length)
         return next((start - offset for start, _, is_bad in runs if is_bad), length)
@@ -55,7 +65,8 @@ class SlowBlocks(Model):
 
     def __init__(self, inner: Lun, blocks: Blocks, seconds: float) -> None:
         super().__init__(inner)
-        self.text = f"slow({_text(blocks)}, {seconds:g}s)"
+        duration = f"{seconds:.9f}".rstrip("0").rstrip(".")  # an exponent could not be read back
+        self.text = f"slow({_text(blocks)}, {duration}s)"
         self._seconds = seconds
         self._slow = _extents(inner, blocks)
 
@@ -69,11 +80,15 @@ class SlowBlocks(Model):
 class BlockLimit(Model):
     """A command moves ``blocks`` blocks at most; one for more fails behind them.
 
-    As bridges do that Linux lists with US_FL_MAX_SECTORS_64 (include/linux/usb_usual.h).
+    As bridges do that Linux lists with US_FL_MAX_SECTORS_64 (include/linux/usb_usual.h). Raises
+    SchemeError for 1 MiB or more: a longer command comes in such pieces, each a write of its own.
     """
 
     def __init__(self, inner: Lun, blocks: int = 64) -> None:
         super().__init__(inner)
+        most = PIECE // self.block_size - 1
+        if not 1 <= blocks <= most:
+            raise SchemeError(f"{blocks} blocks of {self.block_size}: expected from 1 to {most}")
         self.text = f"limit({blocks})"
         self._limit = blocks * self.block_size
 

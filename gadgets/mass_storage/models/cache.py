@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 from gadgets.mass_storage.models.base import Model
 from gadgets.mass_storage.stores.merging import Layers
@@ -40,11 +41,22 @@ class VolatileCache(Model):
         """To the cache."""
         if not self.inner.size:
             return 0
-        if self._cache is None:
-            self._cache = SparseLun(self.size, block_size=self.block_size)
-        good = self._cache.write(offset, data)
+        good = self._opened().write(offset, data)
         self._layers.written.add(offset, offset + good)
         return good
+
+    def unmap(self, offset: int, length: int) -> None:
+        """To the cache, as a hole."""
+        if not self.inner.size:
+            raise OSError(errno.ENOMEDIUM, os.strerror(errno.ENOMEDIUM))
+        self._opened().unmap(offset, length)
+        self._layers.written.add(offset, offset + length)
+
+    def extent(self, offset: int) -> tuple[bool, int]:
+        """Of what was written or given back last."""
+        if self._cache is None:
+            return self.inner.extent(offset)
+        return self._layers.extent(self._cache, self.inner, offset, self.size)
 
     def flush(self) -> None:
         """Move all of the cache to the inner unit, and have that one flush."""
@@ -82,12 +94,22 @@ class VolatileCache(Model):
                 self._cache = None
             super()._close_medium()
 
+    def _opened(self) -> SparseLun:
+        if self._cache is None:
+            self._cache = SparseLun(self.size, block_size=self.block_size)
+        return self._cache
+
     def _move(self, start: int, end: int) -> None:
-        assert self._cache is not None
+        cache = self._opened()
         while start < end:
-            data = memoryview(self._cache.read(start, min(end - start, _PIECE)))
-            good = self.inner.write(start, data)
+            is_data, length = cache.extent(start)
+            good = min(end - start, length)
+            if is_data:
+                data = memoryview(cache.read(start, min(good, _PIECE)))
+                good = self.inner.write(start, data)
+            else:
+                self.inner.unmap(start, good)
             self._layers.written.remove(start, start + good)
             start += good
-            if good < len(data) or not good:
+            if not good:
                 raise OSError(errno.EIO, f"block at byte {start} of the cache was not written")

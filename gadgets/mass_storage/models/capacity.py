@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from gadgets.mass_storage.models.base import Model
 from gadgets.mass_storage.unit import Lun
 from usbip_vudc.errors import SchemeError
@@ -58,6 +60,20 @@ class FakeCapacity(Model):
                 break
         return done
 
+    def unmap(self, offset: int, length: int) -> None:
+        """What of it is really there, once."""
+        length = min(length, self.inner.size) if self.wraps else length
+        done = 0
+        while done < length:
+            at, size = self._place(offset + done, length - done)
+            if at is not None:
+                self.inner.unmap(at, size)
+            done += size
+
+    def extent(self, offset: int) -> tuple[bool, int]:
+        """It says that all is there."""
+        return True, self.size - offset
+
     def verify(self, offset: int, length: int) -> int:  # noqa: ARG002 - as unit.py names it
         """It says that all is well."""
         return length if self.inner.size else 0
@@ -91,6 +107,17 @@ class OffByOne(Model):
         """All but that block."""
         good = self._good(offset, len(data))
         return self.inner.write(offset, data[:good]) if good else 0
+
+    def unmap(self, offset: int, length: int) -> None:
+        """All but that block, which is an OSError."""
+        if good := self._good(offset, length):
+            self.inner.unmap(offset, good)
+        if good < length:
+            raise OSError(errno.EIO, f"there is no block at byte {offset + good}")
+
+    def extent(self, offset: int) -> tuple[bool, int]:
+        """Of that block it says that it is there."""
+        return self.inner.extent(offset) if self._good(offset, 1) else (True, self.block_size)
 
     def verify(self, offset: int, length: int) -> int:
         """All but that block."""

@@ -21,7 +21,7 @@ __all__ = ("MODELS", "Kind", "models_of", "with_models")
 
 _WRITTEN: Final = re.compile(r"([a-z_]+)(?:\((.*)\))?")
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
-_MOST_BLOCKS: Final = 1 << 20
+_MOST: Final = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def _slow(lun: Lun, arguments: Sequence[str]) -> Model:
 
 
 def _limit(lun: Lun, arguments: Sequence[str]) -> Model:
-    return BlockLimit(lun, _number(arguments, 64, _MOST_BLOCKS))
+    return BlockLimit(lun, _number(arguments, 64))
 
 
 def _fake(lun: Lun, arguments: Sequence[str]) -> Model:
@@ -92,7 +92,7 @@ def _fake(lun: Lun, arguments: Sequence[str]) -> Model:
 
 
 def _residue(lun: Lun, arguments: Sequence[str]) -> Model:
-    return ResidueLie(lun, _number(arguments, 512, 0xFFFF_FFFF))
+    return ResidueLie(lun, _number(arguments, 512))
 
 
 def _plain(make: Callable[[Lun], Model]) -> Callable[[Lun, Sequence[str]], Model]:
@@ -104,11 +104,11 @@ def _plain(make: Callable[[Lun], Model]) -> Callable[[Lun, Sequence[str]], Model
     return made
 
 
-def _number(arguments: Sequence[str], default: int, most: int) -> int:
+def _number(arguments: Sequence[str], default: int) -> int:
     (text,) = arguments or (str(default),)
     number = int(text)
-    if not 1 <= number <= most:
-        raise SchemeError(f"{number} is not from 1 to {most}")
+    if not 1 <= number <= _MOST:
+        raise SchemeError(f"{number} is not from 1 to {_MOST}")
     return number
 
 

@@ -41,8 +41,9 @@ class FolderLun(FileLun):
     """A unit that shows ``folder``, on a FAT32 file system of ``size`` bytes.
 
     Without a size there is room for half as much again, and 64 MiB at least. Links are followed
-    to files, other kinds of file are left out. Options of `Lun` besides. Raises SchemeError for
-    what is no folder, does not fit or is longer than FAT's 4 GiB, and where pyfatfs is missing.
+    to files, other kinds of file are left out. Options of `Lun` besides, but not
+    ``cdrom``. Raises SchemeError for what is no folder, does not fit or is longer than FAT's 4 GiB,
+    and where pyfatfs is missing.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class FolderLun(FileLun):
     ) -> None:
         if options.get("block_size") not in (None, 512):
             raise SchemeError(f"block_size {options['block_size']}: a folder has blocks of 512")
+        if options.get("cdrom"):
+            raise SchemeError("cdrom: a folder has blocks of 512, a disc of 2048; expected false")
         self.folder = Path(folder)
         self.folder_size = size
         self._kept = -1

@@ -40,6 +40,12 @@ class Layers:
                 return view[: at + len(piece)]
         return view
 
+    def extent(self, above: Lun, below: Lun, offset: int, size: int) -> tuple[bool, int]:
+        """As `Lun.extent`, of the one that counts there; both are of ``size`` bytes."""
+        _, end, is_above = next(self.written.runs(offset, size))
+        is_data, length = (above if is_above else below).extent(offset)
+        return is_data, min(length, end - offset)
+
     def verify(self, above: Lun, below: Lun, offset: int, length: int) -> int:
         """As `Lun.verify`, each where it counts."""
         for start, end, is_above in self.written.runs(offset, offset + length):

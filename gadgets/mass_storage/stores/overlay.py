@@ -28,6 +28,7 @@ _FOOTER: Final = struct.Struct("<8sQI")
 _MAGIC: Final = b"vudc-cow"
 _FOOTER_ROOM: Final = 4096
 _MAP_PIECE: Final = 1 << 20
+_MARKS: Final = memoryview(b"\1" * _MAP_PIECE)
 
 
 class OverlayLun(Lun):
@@ -36,7 +37,8 @@ class OverlayLun(Lun):
     The base is open for reading only, together with any number of others, and never written.
     What is written goes to ``changes``, which is made where it is missing; None keeps it in a file
     without a name, which outlives an eject but neither another base nor `close`. Options of `Lun`
-    besides. Raises as FileLun does, and SchemeError for changes that do not fit the base.
+    besides, but not ``cdrom``. Raises as FileLun does, and SchemeError for changes that do not fit
+    the base.
     """
 
     has_write_cache = True
@@ -48,6 +50,8 @@ class OverlayLun(Lun):
         changes: str | os.PathLike[str] | None = None,
         **options: Unpack[LunOptions],
     ) -> None:
+        if options.get("cdrom"):
+            raise SchemeError("cdrom: nothing is written to a disc; expected the image itself")
         options.setdefault("product", "vudc overlay")
         super().__init__(**options)
         self.base = Path(base)
@@ -115,9 +119,7 @@ class OverlayLun(Lun):
         """Data or a hole, as the file says that the block is in."""
         if self._below is None or self._above is None:
             return True, 0
-        _, end, changed = next(self._written.runs(offset, self.size))
-        held, length = (self._above if changed else self._below).extent(offset)
-        return held, min(length, end - offset)
+        return self._layers.extent(self._above, self._below, offset, self.size)
 
     def flush(self) -> None:
         """Fdatasync of the changes, map and all; they are one file."""
@@ -201,18 +203,22 @@ class _Map:
         made = not path.exists()
         total = self._footer_at + _FOOTER_ROOM
         try:
-            self.file = FileLun(path, create_size=total)
+            self.file = FileLun(path, create_size=total, block_size=block_size)
         except SchemeError as error:
             if "create_size" in str(error):
                 raise self._misfit(path) from None
             raise
-        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # the file's lock is held already
-        footer = _FOOTER.pack(_MAGIC, size, block_size)
-        if made or _is_hole(self._fd):  # its maker died before it could write this
-            os.pwrite(self._fd, footer, self._footer_at)
-        elif os.pread(self._fd, len(footer), self._footer_at) != footer:
+        self._fd = -1
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # the file's lock is held already
+            footer = _FOOTER.pack(_MAGIC, size, block_size)
+            if made or _is_hole(self._fd):  # its maker died before it could write this
+                os.pwrite(self._fd, footer, self._footer_at)
+            elif os.pread(self._fd, len(footer), self._footer_at) != footer:
+                raise self._misfit(path)
+        except BaseException:
             self.close()
-            raise self._misfit(path)
+            raise
 
     def _misfit(self, path: Path) -> SchemeError:
         return SchemeError(
@@ -222,11 +228,15 @@ class _Map:
 
     def mark(self, start: int, end: int) -> bool:
         """Say that the blocks of a range are in it; False where that could not be written."""
-        first, count = start // self._block_size, (end - start) // self._block_size
-        try:
-            return os.pwrite(self._fd, b"\1" * count, self._size + first) == count
-        except OSError:
-            return False
+        first, last = start // self._block_size, end // self._block_size
+        while first < last:
+            count = min(last - first, _MAP_PIECE)
+            try:
+                done = os.pwrite(self._fd, _MARKS[:count], self._size + first)
+            except OSError:
+                return False
+            first += done
+        return True
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """The ranges of bytes that are in it."""

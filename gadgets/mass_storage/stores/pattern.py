@@ -78,10 +78,12 @@ class PatternLun(Lun):
     """A unit of ``size`` bytes that reads as the pattern of ``seed`` and takes that only.
 
     ``verified`` counts the bytes that were written and right, ``mismatches`` the writes that
-    were not. Options of `Lun` besides.
+    were not. Options of `Lun` besides, but not ``thin``.
     """
 
     def __init__(self, size: int, *, seed: int = 0, **options: Unpack[LunOptions]) -> None:
+        if options.get("thin"):
+            raise SchemeError("thin: a pattern has nothing to give back; expected false")
         options.setdefault("product", "vudc pattern")
         options.setdefault("serial", f"{seed & 0xFFFFFFFF:08X}")
         super().__init__(**options)

@@ -18,6 +18,9 @@ from usbip_vudc.scheme.size import parse_size
 __all__ = ("STORES", "Store", "is_store", "parse_store")
 
 
+_MOST_SEED: Final = 0xFFFF_FFFF
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """One kind of store: how it is written, what it is, and what makes it of the words."""
@@ -49,8 +52,8 @@ def _overlay(words: list[str], options: LunOptions) -> Lun:
 
 def _pattern(words: list[str], options: LunOptions) -> Lun:
     seed = words[1] if len(words) > 1 else "0"
-    if not seed.isdecimal():
-        raise SchemeError(f"seed {seed!r}: expected a number")
+    if not seed.isdecimal() or len(seed) > 10 or int(seed) > _MOST_SEED:
+        raise SchemeError(f"seed {seed!r}: expected a number from 0 to {_MOST_SEED}")
     return PatternLun(parse_size(words[0]), seed=int(seed), **options)
 
 
