@@ -10,8 +10,7 @@ from gadgets.mass_storage.lun import FileLun, Lun, RamLun
 from gadgets.mass_storage.models import with_models
 from gadgets.mass_storage.stores import is_store, parse_store
 from gadgets.serial.generic import GenericSerialFunction
-from gadgets.serial.naming import make_profile
-from gadgets.serial.presets import flow_of
+from gadgets.serial.presets import flow_of, profiles_of
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.gadget import Config, Gadget
 from usbip_vudc.registry import GadgetOptions
@@ -37,8 +36,7 @@ def serial(options: GadgetOptions) -> Gadget:
 def generic(options: GadgetOptions) -> Gadget:
     """Serial ports of two bulk endpoints without a class, 0525:a4a6 as g_serial's other mode."""
     ports = tuple(
-        GenericSerialFunction(make_profile(options.profile), flow=flow_of(options))
-        for _ in range(options.ports)
+        GenericSerialFunction(profile, flow=flow_of(options)) for profile in profiles_of(options)
     )
     return Gadget(
         name="generic",
@@ -79,10 +77,7 @@ def composite(options: GadgetOptions) -> Gadget:
 
 
 def _acm_ports(options: GadgetOptions) -> tuple[AcmFunction, ...]:
-    return tuple(
-        AcmFunction(make_profile(options.profile), flow=flow_of(options))
-        for _ in range(options.ports)
-    )
+    return tuple(AcmFunction(profile, flow=flow_of(options)) for profile in profiles_of(options))
 
 
 def _mass_storage(options: GadgetOptions) -> MassStorageFunction:

@@ -197,8 +197,9 @@ def _port(host: SerialHost, end: float, rng: random.Random) -> int:
     pieces = _pieces(seed)
     try:
         while not failures and not (done.is_set() and came == sent):
-            data = host.read(65_536, 200 if not done.is_set() else PATIENCE_MS)
-            if not data and done.is_set() and came < sent:
+            was_done = done.is_set()  # what is written while a read waits is the next one's
+            data = host.read(65_536, PATIENCE_MS if was_done else 200)
+            if not data and was_done and came < sent:
                 raise Mismatch(f"{came} of {sent} bytes came back")
             while len(expected) < len(data):
                 expected += next(pieces)
@@ -239,12 +240,20 @@ def _summary(soak: Soak) -> Table:
     return table
 
 
+def _number(name: str, otherwise: int) -> int:
+    """A variable of the environment. Exits where it is no number."""
+    text = os.environ.get(name, "")
+    if text and not text.isdecimal():
+        sys.exit(f"{name}={text}: expected a whole number, 0 or more")
+    return int(text or otherwise)
+
+
 def main() -> int:
     """Soak for ``SOAK_SECONDS``, tell of each round, and exit with 1 where it was not good."""
-    seconds = float(os.environ.get("SOAK_SECONDS", "300"))
-    seed = int(os.environ.get("SOAK_SEED", random.randrange(1 << 32)))
+    seconds = _number("SOAK_SECONDS", 300)
+    seed = _number("SOAK_SEED", random.randrange(1 << 32))
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"soaking for {seconds:g} s, seed {seed} (SOAK_SEED={seed} makes the same bytes)")
+    console.print(f"soaking for {seconds} s, seed {seed} (SOAK_SEED={seed} makes the same bytes)")
     soak = Soak(seconds, ROUND_SECONDS, seed)
     for round_ in soak.run():
         moved = sum(round_.moved.values()) >> 20

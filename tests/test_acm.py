@@ -35,6 +35,7 @@ from tests.serial_bench import (
     write,
 )
 from usbip_vudc.errors import LocalProtocolError, SchemeError, UrbError
+from usbip_vudc.urb import HostUrb
 from usbip_vudc.usb.cdc import LineCoding, SerialState
 from usbip_vudc.usb.ch9 import SetupPacket, Speed
 
@@ -206,6 +207,50 @@ async def test_events_tell_the_life_of_a_session() -> None:
         BreakSent(100),
         Disconnected(),
     ]
+
+
+async def test_lines_that_a_host_raises_as_it_selects_anew_stay_up() -> None:
+    """Its requests may be here before the run of the last configuration has ended."""
+    acm = AcmFunction()
+    async with plugged(acm) as host:
+        await host.control(control_lines(1))
+        events = acm.events()
+        for setup in (SET_CONFIGURATION, control_lines(3)):
+            finished = host.submit(HostUrb(0, b"", setup=setup))  # both at once
+        await finished.wait()
+        seen = [await anext(events) for _ in range(3)]
+        assert seen[0] == Disconnected(), "the lines of the last one have fallen"
+        assert set(seen[1:]) == {ControlLinesSet(dtr=True, rts=True), Connected()}
+        assert (acm.connected, acm.dtr, acm.rts) == (True, True, True)
+        assert acm.dtr_rises == 2
+
+
+async def test_a_host_that_selects_anew_finds_its_lines_down() -> None:
+    acm = AcmFunction(dsr_follows_dtr=True)
+    async with plugged(acm) as host:
+        await host.control(control_lines(3))
+        assert SerialState.DSR in acm.serial_state
+        events = acm.events()
+        await host.control(SET_CONFIGURATION)
+        assert await anext(events) == Disconnected()
+        assert (acm.dtr, acm.rts) == (False, False)
+        assert acm.serial_state == SerialState(0), "the plug has nothing to show"
+
+
+@pytest.mark.parametrize(
+    ("setup", "refused"),
+    [
+        (SET_LINE_CODING, False),
+        (SetupPacket(0x21, 0x20, 0, 0, 6), True),
+        (SetupPacket(0x21, 0x02, 1, 0, 2), True),
+        (control_lines(3), False),
+    ],
+    ids=["line coding", "six bytes", "another one with data", "without data"],
+)
+def test_what_is_refused_whatever_its_data_are_is_known_before_they_are_taken(
+    setup: SetupPacket, refused: bool
+) -> None:
+    assert AcmFunction().refuses(setup) == refused
 
 
 async def test_listener_far_behind_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,7 +489,9 @@ async def test_stream_that_is_not_read_holds_one_ring() -> None:
 
     async with plugged(AcmFunction(stream)) as host, anyio.create_task_group() as tasks:
         tasks.start_soon(write_all)
-        await anyio.sleep(0.2)
+        while written < RING_SLOTS * 4096:
+            await anyio.sleep(0.01)
+        await anyio.sleep(0.1)
         assert written == RING_SLOTS * 4096
         received = b""
         while len(received) < len(data):

@@ -249,10 +249,11 @@ def test_receiver_stopped_keeps_packets_that_it_was_not_told_of() -> None:
     endpoint = FakeEndpoint()
     receiver = Receiver(endpoint, lambda: None, slots=4, size=4)
     receiver.start()
-    told, untold, last = endpoint.fill(b"abcd", b"ef", b"ghij")
+    told, untold, zlp, last = endpoint.fill(b"abcd", b"ef", b"", b"ghij")
     told.complete()
     assert receiver.stop() == b"abcdefghij"
     untold.complete()
+    zlp.complete()
     last.complete(EndpointDisabled("over"))
     assert receiver.take() == []
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -278,6 +279,25 @@ def test_an_error_comes_with_a_nul(error: str) -> None:
         told.result(5)
 
 
+def test_several_errors_come_one_by_one() -> None:
+    """Of a break, a parity and a framing error in one packet Linux counts the first alone."""
+    function = FtdiFunction(Sink())
+    with attached(function) as host:
+        told = host.portal.start_task_soon(
+            lambda: function.set_serial_state(
+                break_=True, parity=True, framing=True, overrun=True, ring=True
+            )
+        )
+        packets = []
+        while not told.done():
+            packets.append(bytes(host.port.device.read(0x81, 64, 5000)))
+        last = max(at for at, packet in enumerate(packets) if len(packet) == 3)
+        assert packets[last - 3 : last + 1] == [
+            bytes((0x41, 0x60 | error, 0)) for error in (0x10, 0x08, 0x04, 0x02)
+        ]
+        assert packets[last + 1] == b"\x01\x60", "it rings no more"
+
+
 def test_the_bell_rings_once_and_carrier_stays() -> None:
     function = FtdiFunction(Sink())
     seen = []
@@ -297,6 +317,25 @@ def test_lines_that_change_while_nobody_reads_are_told_as_they_are() -> None:
             host.port.set_control_line_state(dtr=False, rts=False)
         statuses = [bytes(host.port.device.read(0x81, 64, 5000)) for _ in range(3)]
         assert statuses == [b"\x01\x60"] * 3
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["our UDC", "FunctionFS"])
+def test_lines_that_change_for_ever_while_nobody_reads_cost_no_memory(at_once: bool) -> None:
+    endpoint = SlowEndpoint()
+    chip = Chip(eeprom=bytes(128), cts_follows_rts=True, dsr_follows_dtr=True)
+    framed = FramedIn(endpoint, chip, lambda: None)
+    waited_for = framed.report()
+    forgotten = []
+    for number in range(100):
+        chip.cts = number % 2 == 0
+        forgotten.append(weakref.ref(framed.report()))
+        if at_once:
+            endpoint.cancel()
+    endpoint.cancel()
+    assert not any(event() for event in forgotten)
+    assert not waited_for.is_set()
+    endpoint.fill(2)
+    assert waited_for.is_set(), "it was not forgotten"
 
 
 # --- flow control ------------------------------------------------------------------------------

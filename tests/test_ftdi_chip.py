@@ -201,6 +201,11 @@ def test_the_eeprom_is_read_a_word_at_a_time(chip: Chip) -> None:
     assert checksum(values[:-1]) == values[-1]
 
 
+def test_the_pins_of_the_eeprom_are_those_of_a_new_chip() -> None:
+    """TXLED# 3, RXLED# 2, TXDEN 0, PWREN# 1, SLEEP# 5: a nibble each, CBUS0 in the lowest."""
+    assert eeprom()[0x14:0x18] == bytes.fromhex("23 10 05 00")
+
+
 def test_strings_that_do_not_fit_the_eeprom_are_refused() -> None:
     with pytest.raises(SchemeError, match="take 106 bytes, expected at most 102"):
         eeprom(manufacturer="m" * 20, product="p" * 20, serial="s" * 10)

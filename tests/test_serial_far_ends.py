@@ -16,9 +16,12 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 import pytest
+import trio
+import trio.testing
 
 from gadgets.acm.function import AcmFunction
-from gadgets.serial.ends import Exec, Pty, Tcp
+from gadgets.serial import ends
+from gadgets.serial.ends import Exec, Pty, Tcp, _connect
 from gadgets.serial.events import Events
 from gadgets.serial.file import File
 from gadgets.serial.line import FarEndClosed, FarEndOpened
@@ -171,6 +174,20 @@ async def test_a_command_that_is_none_is_an_event() -> None:
         assert "No such file" in await closed(events)
 
 
+async def test_a_command_that_cannot_be_watched_is_an_event_and_does_not_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(_pid: int) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", none_left)
+    function = AcmFunction(Exec("sleep 1000"))
+    events = function.events()
+    with nothing_left():
+        async with plugged(function):
+            assert await closed(events) == "exec:sleep 1000: Too many open files"
+
+
 async def test_bytes_wait_for_the_next_command_where_one_takes_none() -> None:
     """The first reads one line and exits; the host's next bytes are the second's."""
     function = AcmFunction(Exec("sh -c 'read line; echo got $line'"))
@@ -237,7 +254,8 @@ async def test_a_command_that_writes_faster_than_the_host_reads_waits_and_loses_
     data = noise(4 << 20)
     source = tmp_path / "data"
     source.write_bytes(data)
-    function = AcmFunction(Exec(f"cat {source}"))
+    # Not cat, whose newer ones write 256 KiB at once: wchar counts a write when all of it is gone.
+    function = AcmFunction(Exec(f"dd if={source} bs=16k status=none"))
     events = function.events()
     async with plugged(function, Speed.SUPER) as host:
         process = int((await opened(events)).split()[-1])
@@ -353,6 +371,76 @@ async def test_a_peer_that_stops_reading_stops_the_host_and_then_gets_every_byte
                 assert await receive_all(peer, len(data)) == data
 
 
+async def test_a_peer_that_is_gone_before_it_is_looked_at_leaves_no_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def connect_and_be_reset(sock: socket.socket, address: object) -> None:
+        await _connect(sock, address)
+        peer, _ = listener.accept()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes((1, 0, 0, 0, 0, 0, 0, 0)))
+        peer.close()
+        await anyio.wait_readable(sock)
+        made.append(sock)
+
+    made: list[socket.socket] = []
+    monkeypatch.setattr(ends, "_connect", connect_and_be_reset)
+    with listening() as listener, pytest.raises(OSError, match="not connected"):
+        await Tcp(*listener.getsockname()).open()
+    assert [sock.fileno() for sock in made] == [-1]
+
+
+async def test_a_port_that_nobody_listens_on_is_not_answered_by_ourselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Linux may choose it for our own end, and a socket can be connected to itself."""
+
+    async def connect_from_there(sock: socket.socket, address: tuple[str, int]) -> None:
+        sock.bind(address)
+        await _connect(sock, address)
+
+    monkeypatch.setattr(ends, "_connect", connect_from_there)
+    with listening() as listener:
+        address = listener.getsockname()
+    with nothing_left(), pytest.raises(ConnectionRefusedError):
+        await Tcp(*address).open()
+
+
+async def test_an_address_of_a_family_that_is_not_here_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def resolve(host: str, port: int, **_options: int) -> list[tuple[object, ...]]:
+        families = 99, socket.AF_INET
+        return [(family, socket.SOCK_STREAM, 0, "", (host, port)) for family in families]
+
+    monkeypatch.setattr(anyio, "getaddrinfo", resolve)
+    with listening() as listener:
+        opened = await Tcp(*listener.getsockname()).open()
+        await opened.close(hurry=True)
+
+
+async def test_a_host_name_that_is_none_is_an_event_and_no_crash() -> None:
+    function = AcmFunction(Tcp("\u2603..example", 80))
+    events = function.events()
+    async with plugged(function):
+        assert (await closed(events)).startswith("tcp:\u2603..example:80: no host name")
+        assert function.connected
+
+
+def test_a_peer_that_is_not_there_is_tried_less_and_less_often() -> None:
+    function = AcmFunction()
+    waits: list[float] = []
+
+    async def try_again() -> None:
+        for was_open in (False, False, False, False, False, False, True, False):
+            start = trio.current_time()
+            await peer.until_again(function, rises=0, was_open=was_open)
+            waits.append(trio.current_time() - start)
+
+    peer = Tcp("127.0.0.1", 9)
+    trio.run(try_again, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 0.1, 0.2])
+
+
 @pytest.mark.usefixtures("patient")
 async def test_what_the_host_sent_reaches_the_peer_though_the_host_leaves() -> None:
     data = noise(200_000)
@@ -430,6 +518,17 @@ async def test_a_link_of_a_process_that_was_killed_is_replaced(tmp_path: Path) -
         assert "/dev/pts/99999" not in await opened(events)
 
 
+async def test_a_link_that_another_port_has_taken_stays_its_own(tmp_path: Path) -> None:
+    link = tmp_path / "tty"
+    function = AcmFunction(Pty(link))
+    events = function.events()
+    async with plugged(function):
+        name = (await opened(events)).partition(" -> ")[2]
+        link.unlink()
+        link.symlink_to(f"{name}0")  # as /dev/pts/10 is to /dev/pts/1
+    assert link.is_symlink()
+
+
 async def test_what_is_no_link_to_a_pty_is_left_alone(tmp_path: Path) -> None:
     there = tmp_path / "precious"
     there.write_text("precious")
@@ -474,7 +573,7 @@ async def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_is_an_event_and_the_host_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     function = AcmFunction(File(tmp_path / "log"))
     events = function.events()
@@ -489,7 +588,9 @@ async def test_a_full_disk_is_an_event_and_the_host_waits(
         await write(host, b"there is none")
         assert "No space left" in await closed(events)
         monkeypatch.undo()
+        await write(host, b"and now nobody looks")
     assert (tmp_path / "log").read_bytes() == b"there is room"
+    assert "did not take the last 33 bytes of a host that left" in caplog.text
 
 
 # --- one after the other -----------------------------------------------------------------------

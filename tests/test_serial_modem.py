@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from gadgets.acm.function import AcmFunction
@@ -9,7 +10,9 @@ from gadgets.serial.hayes import GUARD_SECONDS, Hayes
 from gadgets.serial.modem import Modem
 from tests.serial_bench import (
     NOTIFY,
+    attached,
     control_lines,
+    exported,
     plugged,
     read,
     read_all,
@@ -136,3 +139,39 @@ async def test_a_call_over_the_bus_raises_dcd_and_falling_dtr_ends_it() -> None:
         await modem.ring()
         assert await read_all(host, 8) == b"\r\nRING\r\n"
         assert SerialState.RING in SerialState((await read(host, 16, endpoint=NOTIFY))[8])
+
+
+@pytest.mark.anyio
+async def test_a_modem_that_rings_and_answers_at_once_says_both() -> None:
+    """The host reads late, so that one of the two has to wait for the other."""
+    rings = 8200  # of eight bytes: more than the port holds
+
+    async def ring() -> None:
+        for _ in range(rings):
+            await modem.ring()
+
+    modem = Modem()
+    function = AcmFunction(modem)
+    async with plugged(function) as host, anyio.create_task_group() as tasks:
+        tasks.start_soon(ring)
+        await anyio.wait_all_tasks_blocked()
+        await write(host, b"ATE0\r")
+        said = await read_all(host, rings * 8 + 11)
+        assert said.count(b"\r\nRING\r\n") == rings
+        assert said.replace(b"\r\nRING\r\n", b"") == b"ATE0\r" + OK
+    assert not function.connected
+
+
+@pytest.mark.anyio
+async def test_nobody_hears_a_modem_that_rings_without_a_host() -> None:
+    modem = Modem()
+    function = AcmFunction(modem)
+    await modem.ring()
+    async with exported(function) as port:
+        async with attached(port):
+            await function.wait_connected()
+        await function.wait_connected(False)
+        await modem.ring()
+        async with attached(port) as host:
+            await write(host, b"ATE0\r")
+            assert await read_all(host, 11) == b"ATE0\r" + OK

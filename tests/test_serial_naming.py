@@ -65,7 +65,7 @@ def test_every_form_has_an_example_here() -> None:
         ("", "there are echo, sink"),
         ("tcp", "expected tcp:HOST:PORT"),
         ("tcp:localhost", "expected tcp:HOST:PORT"),
-        ("tcp:localhost:http", "expected tcp:HOST:PORT"),
+        ("tcp:localhost:http", r"expected tcp:HOST:PORT \(PORT 'http' is no number\)"),
         ("tcp::4000", "expected tcp:HOST:PORT"),
         ("tcp:localhost:65536", "expected tcp:HOST:PORT"),
         ("exec:", "expected exec:COMMAND"),
@@ -77,11 +77,40 @@ def test_every_form_has_an_example_here() -> None:
         ("source:1:-1", "expected 0 to what there is to send"),
         ("echo:1", "expected echo"),
         ("modem:1", "expected modem"),
+        ("exec:sh \0", "expected no NUL"),
     ],
 )
 def test_another_name_is_refused_with_what_would_be_right(text: str, expected: str) -> None:
     with pytest.raises(SchemeError, match=expected):
         make_profile(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fax", "functions[0].profile = 'fax': expected one of echo, sink"),
+        ("tpc:h:1", "functions[0].profile = 'tpc:h:1': expected one of "),
+        ("tpc:h:1", "did you mean tcp?"),
+        ("tcp:h:99999", "functions[0]: serial profile 'tcp:h:99999': expected tcp:HOST:PORT ("),
+        ("tcp:h:99999", "port 99999: expected some host, and a port from 1 to 65535"),
+        ("exec:sh 'x", "No closing quotation"),
+    ],
+)
+def test_a_scheme_says_where_and_why_a_profile_is_none(text: str, message: str) -> None:
+    written = dump_scheme(gadget(AcmFunction())).replace('"echo"', f'"{text}"')
+    with pytest.raises(SchemeError) as caught:
+        parse_scheme(written, where="x")
+    assert str(caught.value).startswith("x: configs[0].")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["serial", "generic", "composite"])
+def test_a_link_leads_to_one_port(name: str, tmp_path: Path) -> None:
+    profile = f"pty:{tmp_path}/tty"
+    load_gadget(name, GadgetOptions(profile=profile, size=1 << 20))
+    with pytest.raises(SchemeError, match=r"ports 2: profile 'pty:.*/tty': expected pty, "):
+        load_gadget(name, GadgetOptions(profile=profile, ports=2, size=1 << 20))
+    load_gadget(name, GadgetOptions(profile="pty", ports=2, size=1 << 20))
 
 
 def test_relative_paths_start_from_the_scheme(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 
 import pytest
@@ -53,6 +54,49 @@ class Lossy:
         data = bytes(self.bytes[:100])
         del self.bytes[:100]
         return data
+
+
+class Late:
+    """A port that echoes only once it has been asked in vain, by when all is written."""
+
+    def __init__(self) -> None:
+        self.bytes = bytearray()
+        self.asked = threading.Event()
+        self.writes = threading.Event()
+
+    def write(self, data: bytes, timeout_ms: int, /) -> None:  # noqa: ARG002
+        self.writer = threading.current_thread()
+        self.writes.set()
+        self.asked.wait(20)
+        self.bytes += data
+
+    def read(self, size: int, timeout_ms: int, /) -> bytes:
+        if not self.asked.is_set():
+            self.writes.wait(20)
+            self.asked.set()
+            self.writer.join(20)  # all is written, and the time of this read is up
+            return b""
+        assert timeout_ms == soak.PATIENCE_MS
+        data = bytes(self.bytes[:size])
+        del self.bytes[:size]
+        return data
+
+
+def test_a_port_is_given_time_for_what_was_written_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "_pieces", lambda _seed: iter((b"x" * 60,)))
+    assert soak._port(Late(), time.monotonic() + 60, random.Random(1)) == 120
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SOAK_SECONDS", "soon"), ("SOAK_SECONDS", "-1"), ("SOAK_SECONDS", "nan"), ("SOAK_SEED", "x")],
+)
+def test_a_number_that_is_none_is_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=f"{name}={value}: expected "):
+        soak.main()
 
 
 @pytest.mark.parametrize("drops", [True, False])

@@ -28,7 +28,7 @@ from usbip_vudc.function import (
 )
 from usbip_vudc.sglist import Buffer
 from usbip_vudc.usb.cdc import LineCoding, SerialState
-from usbip_vudc.usb.ch9 import Direction, Speed, TransferType, UsbClass
+from usbip_vudc.usb.ch9 import Direction, SetupPacket, Speed, TransferType, UsbClass
 
 __all__ = ("AcmFunction",)
 
@@ -68,14 +68,28 @@ class AcmFunction(SerialFunction):
         line_coding: LineCoding | None = None,
         dsr_follows_dtr: bool = False,
     ) -> None:
-        self._cdc_line = LineState(coding=line_coding or LineCoding())
+        self._cdc_line = LineState(
+            coding=line_coding or LineCoding(), dsr_follows_dtr=dsr_follows_dtr
+        )
         super().__init__(Echo() if profile is None else profile, line=self._cdc_line, flow=flow)
-        self.dsr_follows_dtr = dsr_follows_dtr
         self._notifier = SerialStateNotifier()
         self.interfaces: Sequence[InterfaceSpec] = _interfaces()
         self.plain_interfaces: Sequence[InterfaceSpec] | None = (_one_interface(),)
 
     # --- the protocol of the line --------------------------------------------------------------
+
+    @property
+    def dsr_follows_dtr(self) -> bool:
+        """Whether the host sees its own DTR as DSR; it may be changed at any time."""
+        return self._cdc_line.dsr_follows_dtr
+
+    @dsr_follows_dtr.setter
+    def dsr_follows_dtr(self, follows: bool) -> None:
+        self._cdc_line.dsr_follows_dtr = follows
+
+    def refuses(self, setup: SetupPacket) -> bool:
+        """Of requests with data there is one, SET_LINE_CODING with its seven bytes."""
+        return setup.wLength > 0 and self._cdc_line.refuses(setup)
 
     def setup(self, request: ControlRequest) -> Buffer | None:
         """The requests of the line (PSTN 1.2 6.3), to the communications interface only."""

@@ -12,7 +12,13 @@ from typing import Final
 
 from gadgets.serial.line import BreakSent, ControlLinesSet, Line, LineCodingSet, LineEvent
 from usbip_vudc.errors import SchemeError
-from usbip_vudc.usb.cdc import BREAK_ON, ControlLineState, LineCoding, LineRequest
+from usbip_vudc.usb.cdc import (
+    BREAK_ON,
+    ControlLineState,
+    LineCoding,
+    LineRequest,
+    SerialState,
+)
 from usbip_vudc.usb.ch9 import SetupPacket
 
 __all__ = ("LineState", "Outcome")
@@ -31,7 +37,23 @@ _STALL: Final = Outcome()
 
 @dataclass(slots=True)
 class LineState(Line):
-    """One line, with the requests that a CDC host makes of it."""
+    """One line, with the requests that a CDC host makes of it.
+
+    With ``dsr_follows_dtr`` a plug in it shows the host its own DTR as DSR.
+    """
+
+    dsr_follows_dtr: bool = False
+
+    def disconnect(self) -> None:
+        """Let fall what the host holds up, and what the plug made of it."""
+        Line.disconnect(self)
+        if self.dsr_follows_dtr:
+            self.change_serial({SerialState.DSR: False})
+
+    def refuses(self, setup: SetupPacket) -> bool:
+        """Whether `handle` stalls an OUT request with data, whatever they are."""
+        key = setup.bmRequestType, setup.bRequest
+        return key != _SET_LINE_CODING or setup.wLength != LineCoding.SIZE
 
     def handle(self, setup: SetupPacket, data: bytes = b"") -> Outcome:
         """Act on a class request to the communications interface. What is not known stalls."""
@@ -65,10 +87,13 @@ def _send_break(line: LineState, setup: SetupPacket, _data: bytes) -> Outcome:
     return Outcome(b"", BreakSent(None if line.breaking else setup.wValue))
 
 
+_SET_LINE_CODING: Final = (0x21, LineRequest.SET_LINE_CODING)
+"""The one request that brings data."""
+
 _Handler = Callable[[LineState, SetupPacket, bytes], Outcome]
 
 _HANDLERS: Final[Mapping[tuple[int, int], _Handler]] = {
-    (0x21, LineRequest.SET_LINE_CODING): _set_line_coding,
+    _SET_LINE_CODING: _set_line_coding,
     (0xA1, LineRequest.GET_LINE_CODING): _get_line_coding,
     (0x21, LineRequest.SET_CONTROL_LINE_STATE): _set_control_line_state,
     (0x21, LineRequest.SEND_BREAK): _send_break,

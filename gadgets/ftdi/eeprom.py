@@ -18,7 +18,7 @@ SIZE: Final = 128
 _HEAD: Final = struct.Struct("<HHHHBBBBH")
 _STRINGS_AT: Final = 0x18
 _ROOM: Final = SIZE - 2 - _STRINGS_AT
-_CBUS: Final = struct.pack("<HH", 0x1032, 0x0005)
+_CBUS: Final = struct.pack("<HH", 0x1023, 0x0005)
 """TXLED#, RXLED#, TXDEN, PWREN# and SLEEP#, as it leaves the factory: no pin is for GPIO."""
 
 _SERIAL_NUMBER: Final = 0x08

@@ -8,9 +8,10 @@ lines change, when a batch ends with a full packet, and whenever the latency tim
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Final
+from weakref import WeakSet
 
 import anyio
 
@@ -47,7 +48,7 @@ class _Batch:
     owner: Request | None = None
     payload: int = 0
     last: bool = False
-    told: list[anyio.Event] = field(default_factory=list)
+    told: Collection[anyio.Event] = ()
 
 
 class FramedIn(WrappedEndpoint):
@@ -66,9 +67,11 @@ class FramedIn(WrappedEndpoint):
         self._waiting: deque[Request] = deque()
         self._offset = 0  # of the first of them
         self._flight: dict[Request, _Batch] = {}
-        # Packets that happen once, and those who wait for the status to be known.
+        # Packets that happen once; whether the host must hear of the lines; and who waits for it,
+        # who may have gone: a line that moves while nobody reads must cost no memory.
         self._owed: deque[tuple[bytes, anyio.Event]] = deque()
-        self._untold: list[anyio.Event] = []
+        self._lines_moved = False
+        self._untold: WeakSet[anyio.Event] = WeakSet()
         self._status: Request | None = None
         self._status_over = anyio.Event()
         self._ended = False
@@ -114,7 +117,8 @@ class FramedIn(WrappedEndpoint):
             character = b"\0" if errors else b""
             self._owed.append((self._chip.status(errors) + character, told))
         else:
-            self._untold.append(told)
+            self._lines_moved = True
+            self._untold.add(told)
             if self._status is not None:  # what it says is not true any more
                 self._inner.withdraw(self._status)
         self._pump()
@@ -137,7 +141,7 @@ class FramedIn(WrappedEndpoint):
             if batch.owner is not None and not batch.owner.done:
                 batch.owner.actual += self._payload_of(real.actual, batch)
                 self._waiting.appendleft(batch.owner)
-            self._untold += batch.told
+            self._untold.update(batch.told)
         for told in (*self._untold, *(told for _, told in self._owed)):
             told.set()
         for request in dict.fromkeys(self._waiting):
@@ -151,7 +155,7 @@ class FramedIn(WrappedEndpoint):
             if self._owed:
                 packet, told = self._owed.popleft()
                 self._send(packet, _Batch(told=[told]))
-            elif self._untold and self._status is None:
+            elif self._lines_moved and self._status is None:
                 self._send_status()
             elif self._waiting:
                 self._send_next(self._waiting[0])
@@ -189,7 +193,8 @@ class FramedIn(WrappedEndpoint):
         return b"", 1
 
     def _send_status(self) -> None:
-        told, self._untold = self._untold, []
+        told, self._untold = self._untold, WeakSet()
+        self._lines_moved = False
         self._status = self._send(self._chip.status(), _Batch(told=told))
 
     def _send(self, data: bytes | bytearray, batch: _Batch) -> Request:
@@ -206,7 +211,7 @@ class FramedIn(WrappedEndpoint):
             self._status_over.set()
             self._status_over = anyio.Event()
         if isinstance(real.error, RequestWithdrawn):
-            self._untold += batch.told
+            self._untold.update(batch.told)
         else:
             for told in batch.told:
                 told.set()

@@ -137,16 +137,19 @@ class FtdiFunction(SerialFunction):
         await told.wait()
 
     def show(self, changes: Mapping[SerialState, bool]) -> anyio.Event:
-        """Send a packet that tells of it, at once."""
+        """Send a packet that tells of it, at once, and one for each error.
+
+        Of a break, a parity and a framing error in one packet Linux counts the first alone
+        (drivers/usb/serial/ftdi_sio.c, ftdi_process_packet).
+        """
         state = self._chip.change_serial(changes)
-        errors = LineStatus.NONE
-        for bit, error in _ERRORS.items():
-            if bit in state:
-                errors |= error
-        if SerialState.RING not in state:
-            return self._lines_changed(errors)
-        self._chip.ringing = True
-        self._lines_changed(errors)
+        errors = [error for bit, error in _ERRORS.items() if bit in state]
+        self._chip.ringing = SerialState.RING in state
+        if self._chip.ringing and not errors:
+            errors.append(LineStatus.NONE)
+        told = [self._lines_changed(error) for error in errors]
+        if told and not self._chip.ringing:
+            return told[-1]
         self._chip.ringing = False
         return self._lines_changed()
 

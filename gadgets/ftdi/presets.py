@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from gadgets.ftdi.eeprom import eeprom
 from gadgets.ftdi.function import FtdiFunction
-from gadgets.serial.naming import make_profile
-from gadgets.serial.presets import flow_of
+from gadgets.serial.presets import flow_of, profiles_of
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.gadget import Config, Gadget
 from usbip_vudc.registry import GadgetOptions
@@ -19,8 +18,9 @@ def ftdi(options: GadgetOptions) -> Gadget:
     """A serial port with FTDI's protocol, 0403:6001; bcdDevice 6.00 says FT232R."""
     if options.ports != 1:
         raise SchemeError(f"ports {options.ports}: an FT232R has 1; the gadget serial can have 7")
+    [profile] = profiles_of(options)
     function = FtdiFunction(
-        make_profile(options.profile),
+        profile,
         flow=flow_of(options),
         eeprom=eeprom(manufacturer=_MANUFACTURER, product=_PRODUCT, serial=options.serial_number),
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 import anyio
 
 from gadgets.serial.far_end import GRACE_SECONDS, FarEnd, Opened
-from gadgets.serial.profile import LineOfPort
+from gadgets.serial.profile import LineOfPort, Port
 from usbip_vudc.errors import SchemeError
 
 __all__ = ("Exec", "Pty", "Tcp")
@@ -73,7 +73,7 @@ class _OpenedPty(Opened):
             self.name = os.ttyname(self._slave)
             self.where = self.name if link is None else f"{link} -> {self.name}"
             if link is not None:
-                _remove_link(link, "/dev/pts/")
+                _remove_link(link)
                 link.symlink_to(self.name)
         except BaseException:
             self._close()
@@ -90,10 +90,11 @@ class _OpenedPty(Opened):
             _remove_link(self._link, self.name)
 
 
-def _remove_link(link: Path, prefix: str) -> None:
-    """Remove a symbolic link that leads to a pseudo-terminal of this name, and nothing else."""
+def _remove_link(link: Path, name: str | None = None) -> None:
+    """Remove a symbolic link to the pseudo-terminal of this name, or to any; and nothing else."""
     with suppress(OSError):
-        if str(link.readlink()).startswith(prefix):
+        leads_to = str(link.readlink())
+        if leads_to == name or (name is None and leads_to.startswith("/dev/pts/")):
             link.unlink()
 
 
@@ -111,7 +112,9 @@ class Tcp(FarEnd):
 
     def __init__(self, host: str, port: int) -> None:
         if not host or not 0 < port < 65536:
-            raise SchemeError(f"tcp:{host}:{port}: expected tcp:HOST:PORT, with a port to 65535")
+            raise SchemeError(
+                f"host {host!r}, port {port}: expected some host, and a port from 1 to 65535"
+            )
         super().__init__()
         self.host = host
         self.port = port
@@ -123,30 +126,44 @@ class Tcp(FarEnd):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"tcp:{host}:{self.port}"
 
+    def connect(self, port: Port) -> None:
+        """What the host sends waits for the server, which is tried at once."""
+        self._delay = _FIRST_DELAY
+        super().connect(port)
+
     async def open(self) -> Opened:
         """Connect. Raises OSError."""
         error: OSError = OSError(errno.EADDRNOTAVAIL, "no address")
-        for family, kind, protocol, _, address in await anyio.getaddrinfo(
-            self.host, self.port, type=socket.SOCK_STREAM
-        ):
-            sock = socket.socket(family, kind, protocol)
+        try:
+            addresses = await anyio.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except UnicodeError as failure:  # anyio encodes the name itself
+            raise OSError(errno.EINVAL, f"no host name: {failure}") from None
+        for family, kind, protocol, _, address in addresses:
             try:
-                sock.setblocking(False)
-                await _connect(sock, address)
+                return await _open(socket.socket(family, kind, protocol), address)
             except OSError as failure:
-                sock.close()
                 error = failure
-            except BaseException:
-                sock.close()
-                raise
-            else:
-                return _OpenedTcp(sock)
         raise error
 
     async def until_again(self, line: LineOfPort, *, rises: int, was_open: bool) -> None:  # noqa: ARG002
-        """Wait longer each time, and a moment only where it was there until just now."""
-        self._delay = _FIRST_DELAY if was_open else min(self._delay * 2, _LAST_DELAY)
+        """Wait a moment, and twice as long each time, until it was there again."""
+        if was_open:
+            self._delay = _FIRST_DELAY
         await anyio.sleep(self._delay)
+        self._delay = min(self._delay * 2, _LAST_DELAY)
+
+
+async def _open(sock: socket.socket, address: object) -> Opened:
+    try:
+        sock.setblocking(False)
+        await _connect(sock, address)
+        if sock.getsockname() == sock.getpeername():
+            # Tried for long enough, a port without a server is some day the one of our own end.
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        return _OpenedTcp(sock)
+    except BaseException:
+        sock.close()
+        raise
 
 
 async def _connect(sock: socket.socket, address: object) -> None:
@@ -225,7 +242,12 @@ class _OpenedProcess(Opened):
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self.writer, self.reader = self._stdin.fileno(), self._stdout.fileno()
         self.where = f"process {self._process.pid}"
-        self._exited = os.pidfd_open(self._process.pid)
+        try:
+            self._exited = os.pidfd_open(self._process.pid)
+        except OSError:
+            self._process.kill()
+            self._process.communicate()
+            raise
         os.set_blocking(self.writer, False)
         os.set_blocking(self.reader, False)
 

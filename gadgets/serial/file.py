@@ -20,12 +20,14 @@ class File(Profile):
     """A log of the port. Each byte is in the file before its memory is given back to the host.
 
     It is written, not synced, in the callbacks: a slow disk slows the port. Where it cannot be
-    opened or written that is an event, and the host gets NAK until it connects anew.
+    opened or written that is an event, and the host gets NAK until it connects anew; what it had
+    sent and is not in the file is counted in the log.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = -1
+        self._lost = 0  # bytes of this connection
         self._receiver: BytesIn | None = None
         self._line: LineOfPort | None = None
 
@@ -37,6 +39,7 @@ class File(Profile):
     def connect(self, port: Port) -> None:
         """Open it, and take what comes."""
         self._line = port.line
+        self._lost = 0
         try:
             self._file = _open(self.path)
         except OSError as error:
@@ -54,12 +57,16 @@ class File(Profile):
             self._receiver.release()
 
     def _write(self, segments: list[memoryview]) -> bool:
+        left = sum(map(len, segments))
         try:
             for segment in segments:
                 rest = segment
                 while rest:
-                    rest = rest[os.write(self._file, rest) :]
+                    written = os.write(self._file, rest)
+                    rest = rest[written:]
+                    left -= written
         except OSError as error:
+            self._lost += left
             self._close()
             self._closed(error.strerror or str(error))
             return False
@@ -70,9 +77,15 @@ class File(Profile):
         if self._receiver is not None:
             rest = self._receiver.stop()
             self._receiver = None
-            if self._file >= 0 and self._write([memoryview(rest)]):
+            if self._file < 0:
+                self._lost += len(rest)
+            elif self._write([memoryview(rest)]):
                 self._close()
                 self._closed("the host has left", logging.INFO)
+            if self._lost:
+                log.warning(
+                    "%s did not take the last %d bytes of a host that left", self.text, self._lost
+                )
 
     def _close(self) -> None:
         os.close(self._file)

@@ -194,6 +194,17 @@ class SerialFunction(Function):
 
     # --- Function ------------------------------------------------------------------------------
 
+    def selected(self) -> None:
+        """The lines of the last host fall now: this one's requests may overtake `run`'s end."""
+        self._lines_fall()
+
+    def _lines_fall(self) -> None:
+        self._line.disconnect()
+        self._dtr_was_up = False
+        if self._connected:
+            self._connected = False
+            self.heard(Disconnected())
+
     async def run(self, endpoints: Mapping[str, Endpoint]) -> None:
         """One connection: profile and protocol work until it ends."""
         async with anyio.create_task_group() as tasks:
@@ -219,10 +230,8 @@ class SerialFunction(Function):
             meter.end()
         self._meters.clear()
         self.profile.disconnect()
-        self._line.disconnect()
-        self._dtr_was_up = False
-        self._connected = False
-        self.heard(Disconnected())
+        if self._connected:  # else they have fallen, and what is up is the next host's
+            self._lines_fall()
 
     def _metered(self, in_endpoint: Endpoint, out_endpoint: Endpoint) -> tuple[Endpoint, Endpoint]:
         """The endpoints as they are, or where the flow asks for it behind a UART."""

@@ -23,6 +23,8 @@ class Modem(Profile):
         self._stream = Stream()
         self._hayes = Hayes()
         self._line: LineOfPort | None = None
+        self._on = False
+        self._saying = anyio.Lock()  # it rings and it answers, and a stream has one writer
 
     @property
     def text(self) -> str:
@@ -33,11 +35,13 @@ class Modem(Profile):
         """Switch it on."""
         self._hayes = Hayes()
         self._line = port.line
+        self._on = True
         self._stream.connect(port)
         self._line.show({SerialState.DSR: True})
 
     def disconnect(self) -> None:
         """Switch it off."""
+        self._on = False
         self._stream.disconnect()
         self._stream.discard()
         if self._line is not None:
@@ -54,9 +58,9 @@ class Modem(Profile):
     async def ring(self) -> None:
         """Let the phone ring once: RING, and the host is told of RI. Without a host nobody hears.
 
-        Raises BusyResourceError while it is sending.
+        Waits as `Stream.send` does where the host does not read.
         """
-        if self._line is not None:
+        if self._on and self._line is not None:
             self._line.show({SerialState.RING: True})
             await self._react(self._line, self._hayes.ring())
 
@@ -71,8 +75,9 @@ class Modem(Profile):
     async def _react(self, line: LineOfPort, reaction: Reaction) -> None:
         if reaction.carrier is not None:
             line.show({SerialState.DCD: reaction.carrier})
-        if reaction.reply:
-            await self._stream.send(reaction.reply)
+        async with self._saying:
+            if reaction.reply and self._on:
+                await self._stream.send(reaction.reply)
 
     async def _watch_dtr(self, line: LineOfPort) -> None:
         async for event in line.events():

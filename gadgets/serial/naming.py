@@ -29,6 +29,8 @@ def make_profile(text: str, *, base: PurePath | None = None) -> Profile:
 
     Raises SchemeError for a name that there is not, or for what follows it.
     """
+    if "\0" in text:  # no path, command or host name has one
+        raise SchemeError(f"serial profile {text!r}: expected no NUL")
     name, colon, argument = text.partition(":")
     make = _MAKERS.get(name)
     if make is None:
@@ -43,13 +45,22 @@ def make_profile(text: str, *, base: PurePath | None = None) -> Profile:
         raise SchemeError(f"serial profile {text!r}: expected {form} ({error})") from None
 
 
+def _number(what: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{what} {text!r} is no number") from None
+
+
 def _sink(argument: str, _base: PurePath | None) -> Profile:
-    return Sink(seed=int(argument)) if argument else Sink()
+    return Sink(seed=_number("SEED", argument)) if argument else Sink()
 
 
 def _source(argument: str, _base: PurePath | None) -> Profile:
     seed, _, length = argument.partition(":")
-    return Source(seed=int(seed or 0), length=int(length) if length else None)
+    return Source(
+        seed=_number("SEED", seed or "0"), length=_number("LENGTH", length) if length else None
+    )
 
 
 def _pty(argument: str, base: PurePath | None) -> Profile:
@@ -58,7 +69,7 @@ def _pty(argument: str, base: PurePath | None) -> Profile:
 
 def _tcp(argument: str, _base: PurePath | None) -> Profile:
     host, _, port = argument.rpartition(":")
-    return Tcp(host.removeprefix("[").removesuffix("]"), int(port))
+    return Tcp(host.removeprefix("[").removesuffix("]"), _number("PORT", port))
 
 
 def _path(argument: str, base: PurePath | None) -> Path:

@@ -135,7 +135,7 @@ class Receiver:
         That includes bytes which the host knows to be taken, but of which we were not told yet.
         """
         self._stopped = True
-        while self._next_has_come():
+        while self._came != self._queued:  # a ZLP may stand before bytes, so all are looked at
             self._add(self._requests[self._came % self._slots])
         return b"".join(self.take())
 

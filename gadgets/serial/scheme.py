@@ -44,11 +44,11 @@ _NAMES: Final = tuple(form.partition("[")[0].partition(":")[0] for form in FORMS
 def read_profile(table: Table) -> Profile:
     """The ``profile``, echo where it is not there. Relative paths are as the scheme's."""
     text = table.text("profile", "echo")
-    try:
+    name = text.partition(":")[0]
+    if name not in _NAMES:
+        raise table.error("profile", f"one of {', '.join(FORMS)}{nearest(name, _NAMES)}")
+    with table.blamed():
         return make_profile(text, base=table.base)
-    except SchemeError:
-        hint = nearest(text.partition(":")[0], _NAMES)
-        raise table.error("profile", f"one of {', '.join(FORMS)}{hint}") from None
 
 
 def read_flow(table: Table) -> Flow:

@@ -107,6 +107,11 @@ def test_the_counters_follow_the_status_bytes(
         device.portal.call(partial(function.set_serial_state, **changes))
         wait_for(partial(counted, name), name)
         assert counted(name) == count, name
+    device.portal.call(partial(function.set_serial_state, framing=True, parity=True, break_=True))
+    wait_for(
+        lambda: [counted(name) for name in ("frame", "parity", "brk")] == [2, 2, 2],
+        "each of several at once",
+    )
     assert port.cd
     port.rts = False
     wait_for(lambda: counted("cts") == 1, "cts")

@@ -5,6 +5,7 @@ The bits of SERIAL_STATE are counted by acm_process_notification() (drivers/usb/
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import random
@@ -19,6 +20,7 @@ from typing import Final
 
 import anyio
 import pytest
+import usb.core
 
 from gadgets.acm.function import AcmFunction
 from gadgets.serial.ends import Exec, Pty
@@ -35,6 +37,8 @@ from tests.kernel.carriers import (
 )
 from usbip_vudc.carrier import Carried, Carrier, carried
 from usbip_vudc.gadget import Config, Gadget
+from usbip_vudc.usb.cdc import LineCoding
+from usbip_vudc.usb.ch9 import Speed
 
 pytestmark = pytest.mark.kernel
 
@@ -222,3 +226,15 @@ def read_until(fd: int, mark: bytes) -> bytes:
     while not data.endswith(mark):
         data += read_some(fd)
     return data
+
+
+def test_functionfs_stalls_a_line_coding_that_is_none_before_its_data_are_taken() -> None:
+    function = AcmFunction()
+    with carried(line_gadget(function), Carrier("usbip-vudc.0", Speed.HIGH, "pyusb")) as device:
+        host = device.device()
+        with pytest.raises(usb.core.USBError) as caught:
+            host.ctrl_transfer(0x21, 0x20, 0, 0, bytes(6))
+        assert caught.value.errno == errno.EPIPE
+        coding = LineCoding.from_text("57600 7E1")
+        assert host.ctrl_transfer(0x21, 0x20, 0, 0, coding.pack()) == LineCoding.SIZE
+        wait_for(lambda: function.line_coding == coding, "the line coding")
