@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+import usb.core
 from click.testing import CliRunner
 
 from gadgets.mass_storage import MassStorageFunction, RamLun
@@ -19,6 +23,7 @@ from tests.bot_page import filled
 from tests.little_disk import BLOCK, LittleDisk, gadget_of
 from usbip_vudc.bot_check import target
 from usbip_vudc.bot_check.cases import ROWS
+from usbip_vudc.bot_check.check import Check
 from usbip_vudc.bot_check.checks import CHECKS, choose
 from usbip_vudc.bot_check.exchange import Seen
 from usbip_vudc.bot_check.findings import Violation
@@ -31,6 +36,7 @@ from usbip_vudc.cli import main
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.function import Function
 from usbip_vudc.serving import serving
+from usbip_vudc.sysfs import SysfsError
 from usbip_vudc.usb.bot import Cbw, Csw
 from usbip_vudc.usb.bot_cases import BOT_CASES, bot_case
 from usbip_vudc.usb.ch9 import Direction, Speed
@@ -375,9 +381,29 @@ class RefusesCommands(LittleDisk):
         await super().serve()
 
 
+class ReadsTheNextBlock(LittleDisk):
+    async def give(self, cbw: bytes, length: int, intended: int) -> int:
+        if self.armed and cbw[15] == 0x28:
+            cbw = cbw[:20] + bytes((cbw[20] + 1,)) + cbw[21:]
+        return await super().give(cbw, length, intended)
+
+
+class ShiftsItsInquiry(LittleDisk):
+    async def give(self, cbw: bytes, length: int, intended: int) -> int:
+        if not self.armed or cbw[15] != 0x12:
+            return await super().give(cbw, length, intended)
+        data = bytes(min(length, intended))
+        await self.move(self.bulk_in, data)
+        return len(data)
+
+
 @pytest.mark.parametrize(
     ("device", "check", "why"),
     [
+        (ReadsTheNextBlock, "case-6", "byte 0 of the data is 0x3b, expected 0x31"),
+        (ReadsTheNextBlock, "case-5", "byte 0 of the data is 0x3b, expected 0x31"),
+        (ShiftsItsInquiry, "case-6-short", "byte 1 of the data is 0x00, expected 0x80"),
+        (ShiftsItsInquiry, "case-5-short", "byte 1 of the data is 0x00, expected 0x80"),
         (NeverAPhaseError, "case-2", "bCSWStatus 0 (passed), expected 2 (phase error) (BOT 6.7.1)"),
         (
             AlwaysAPhaseError, "case-6",
@@ -568,6 +594,19 @@ def test_a_disk_that_is_in_use_is_left_alone(tmp_path: Path) -> None:
         target.check_unused(("/dev/sdc", "/dev/sdc2"), **others)
 
 
+def test_a_disk_that_device_mapper_holds_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def claim(path: str, flags: int) -> int:
+        assert (path, bool(flags & os.O_EXCL)) == ("/dev/sdd", True)
+        raise OSError(errno.EBUSY, "busy", path)
+
+    monkeypatch.setattr("os.open", claim)
+    nothing = {"mounts": tmp_path / "mounts", "swaps": tmp_path / "swaps"}
+    with pytest.raises(target.DeviceInUse, match="/dev/sdd is in use: see `lsblk /dev/sdd`"):
+        target.check_unused(("/dev/sdd", "/dev/sg3"), **nothing)
+
+
 def test_a_device_without_the_interface_is_named() -> None:
     with pytest.raises(SchemeError, match="busid '1-2'"), host_of(LittleDisk()) as host:
         port = host.device.backend.port
@@ -639,6 +678,38 @@ def test_the_list_shows_every_check_and_needs_no_device() -> None:
     assert status == 0
     for check in CHECKS:
         assert check.name in output
+
+
+def test_trouble_in_giving_the_device_back_hides_no_verdict(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = target.remote
+
+    @contextmanager
+    def lost(*where: Any) -> Iterator[usb.core.Device]:
+        with opened(*where) as device:
+            yield device
+        raise SysfsError(errno.EINVAL, Path("detach"), "8")
+
+    monkeypatch.setattr("usbip_vudc.cli.bot_check.remote", lost)
+    status, output = run(HOST, "1-1", "-t", str(port), "--checks", "1,6")
+    assert status == 0
+    assert "3 pass, 0 fail, 0 skip" in output
+    assert "afterwards: detach: writing '8': Invalid argument" in output
+
+
+def test_what_is_known_before_an_interrupt_is_told(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(subject: Subject, chosen: Sequence[Check]) -> Iterator[Verdict]:
+        yield from examine(subject, chosen[:1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("usbip_vudc.cli.bot_check.examine", interrupt)
+    status, output = run(HOST, "1-1", "-t", str(port))
+    assert status == 130
+    assert "1 pass, 0 fail, 0 skip" in output
+    assert "interrupted; the rest was not tried" in output
 
 
 # --- the page ----------------------------------------------------------------------------------

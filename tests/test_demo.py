@@ -76,6 +76,12 @@ def test_a_plan_makes_a_row_of_the_low_speed_demo_red() -> None:
     assert red[0] == "keyboard"
 
 
+def test_a_plan_that_leaves_packets_behind_crashes_nothing() -> None:
+    done = low_speed_demo("--plan", "packets.in zlp")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
 FILE_SYSTEMS = [
     pytest.param(Ext4, marks=pytest.mark.skipif(
         not Ext4.available(), reason="NOT CHECKED on ext4: e2fsprogs is not installed")),
@@ -122,3 +128,5 @@ def test_a_row_that_is_not_as_expected_says_so() -> None:
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(table("t", [row]))
     assert "wrong" in console.export_text()
+    console.print(table("t", [Row("case", "did", "right", "[b'\\x00', b'x'] [/y]")]))
+    assert "[b'\\x00', b'x'] [/y]" in console.export_text()

@@ -193,9 +193,25 @@ def test_seven_keys_at_once_are_a_roll_over() -> None:
         assert seen[5] == bytes.fromhex("00 00 040506070809")
         assert seen[6] == bytes.fromhex("00 00 010101010101")
         keyboard.release("a")
-        assert report(device) == bytes.fromhex("00 00 05060708090a")
+        last = report(device)
+        assert last == bytes.fromhex("00 00 05060708090a")
+        assert text_of(map(KeyboardReport.parse, (*seen, last))) == "abcdefg"
         keyboard.release()
         assert report(device) == bytes(8)
+
+
+@pytest.mark.parametrize("held", ["b", "cdefgh"])
+def test_what_a_host_could_not_see_is_refused(held: str) -> None:
+    keyboard = KeyboardFunction()
+    keyboard.press(*held)
+    with pytest.raises(SchemeError, match="'b' cannot be typed while its key, or 6 others"):
+        keyboard.type("b")
+    keyboard.release()
+    keyboard.press("shift")
+    keyboard.type("b")
+    with attached(keyboard) as device:
+        reports(device, len(held) + 2)
+        assert report(device) == bytes.fromhex("02 00 05 0000000000")
 
 
 def test_a_key_that_is_held_is_told_to_the_next_host() -> None:
@@ -269,6 +285,18 @@ def test_waiting_in_the_thread_that_sends_is_refused_and_a_task_has_another_way(
     with attached(Typist()) as device:
         assert typed(device, 3) == "hi!"
         assert seen == ["taken"]
+
+
+def test_a_text_that_held_keys_are_in_the_way_of_is_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    keyboard = KeyboardFunction(text="x", delay=0)
+    keyboard.press("x")
+    with attached(keyboard) as device:
+        pressed = report(device)
+        keyboard.release()
+        assert (pressed[2], report(device)) == (0x1B, bytes(8))
+    assert "'x' cannot be typed while its key" in caplog.text
 
 
 def test_a_keyboard_types_its_text_once_for_each_host() -> None:
@@ -397,6 +425,26 @@ def test_at_the_idle_rate_the_same_report_comes_again() -> None:
         while (last := report(device)) == pressed:
             continue  # one of them was under way
         assert last == bytes(8)
+
+
+def test_a_host_that_asks_for_reports_still_gets_those_of_the_idle_rate() -> None:
+    keyboard = KeyboardFunction()
+    with attached(keyboard) as device:
+        device.ctrl_transfer(0x21, HidRequest.SET_IDLE, 25 << 8, 0)  # 100 ms
+        repeated = threading.Event()
+
+        def read() -> None:
+            report(device)
+            repeated.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        asked = 0
+        while not repeated.is_set() and asked < 2000:  # each far sooner than 100 ms
+            control_in(device, HidRequest.GET_REPORT, 0x0100)
+            asked += 1
+        reader.join()
+        assert asked < 2000
 
 
 def test_a_repeated_report_is_nothing_that_must_be_taken() -> None:

@@ -9,7 +9,7 @@ import errno
 import json
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from tests.little_server import (
 )
 from usbip_vudc.cli import main
 from usbip_vudc.conformance.known import KNOWN
+from usbip_vudc.conformance.rule import Rule
 from usbip_vudc.conformance.rules import RULES, choose
 from usbip_vudc.conformance.running import examine
 from usbip_vudc.conformance.subject import Subject
@@ -571,6 +572,63 @@ def test_rules_are_chosen_by_name_or_by_how_much_they_matter() -> None:
         choose(("unlink-rice",))
 
 
+class SaysMoreThanTheDevice(Little):
+    def granted(self) -> bytes:
+        return super().granted() + b"\0"
+
+
+class NeverClears(Little):
+    """It acknowledges what it does not do."""
+
+    def control(self, session: Session, cmd: CmdSubmit, payload: bytes) -> None:
+        halted = session.halted
+        super().control(session, cmd, payload)
+        session.halted = session.halted or halted
+
+
+class ListsWhoKnowsWhat(Little):
+    def devlist(self) -> bytes:
+        strange = replace(EXPORTED, busid="\x1b[31m3-2\x01")
+        return OpRepDevlist(((strange, (UsbInterface(0, 0, 0),)),)).pack()
+
+
+@pytest.mark.parametrize(
+    ("server", "rule", "why"),
+    [
+        (SaysMoreThanTheDevice, "import", "more bytes came than there should be: 00"),
+        (NeverClears, "halted", "-EPIPE again after CLEAR_FEATURE"),
+        (ListsWhoKnowsWhat, "devlist-busid", r"not in the list: \x1b[31m3-2\x01"),
+    ],
+)
+def test_what_else_is_wrong_is_said(server: type[Little], rule: str, why: str) -> None:
+    with server() as wrong_server:
+        (verdict,) = verdicts_of(wrong_server, rule, timeout=5)
+    assert verdict.result == FAIL
+    assert why in verdict.why
+
+
+def test_a_neighbour_whose_busid_is_alike_is_let_alone() -> None:
+    gadgets = [load_gadget("keyboard", GadgetOptions()) for _ in range(19)]
+    with serving(*gadgets) as port:
+        for busid in ("1-12", "1-1"):  # 1-1 begins it, and it begins 1-19
+            subject = Subject(HOST, port, busid)
+            (verdict,) = examine(subject, choose(("import-near",)))
+            assert (verdict.result, verdict.why) == (PASS, "")
+
+
+def test_a_seqnum_that_is_used_twice_may_be_refused() -> None:
+    class Refuses(Little):
+        def bulk_in(self, session: Session, cmd: CmdSubmit) -> None:
+            if cmd.seqnum in session.pending:
+                self.answer(session, cmd, -errno.EINVAL)
+            else:
+                super().bulk_in(session, cmd)
+
+    with Refuses() as server:
+        (verdict,) = verdicts_of(server, "seqnum-reuse", timeout=5)
+    assert (verdict.result, verdict.why) == (PASS, "")
+
+
 # --- the command --------------------------------------------------------------------------------
 
 
@@ -625,6 +683,21 @@ def test_what_is_asked_for_wrongly_is_one_clear_line(little: Little) -> None:
         assert wanted in told.splitlines()[-1]
 
 
+def test_what_is_no_usbip_server_at_all_is_told_by_its_first_words() -> None:
+    class Ssh(Little):
+        def operation(self, session: Session) -> None:
+            session.receive(8)
+            session.send(b"SSH-2.0-OpenSSH_9.2p1\r\n")
+
+    with Ssh() as server:
+        where = (HOST, BUSID, "-t", str(server.port), "--rules", "devlist,stall")
+        status, out, _ = run(*where, "--json")
+    assert status == 1
+    first, second = json.loads(out)["verdicts"]
+    assert first["why"].startswith("version 0x5353, expected 0x0111; afterwards IMPORT is answered")
+    assert second["why"] == "the device was lost after devlist"
+
+
 def test_a_device_that_somebody_has_is_not_tested(little: Little) -> None:
     little.taken.acquire()
     where = (HOST, BUSID, "-t", str(little.port), "--timeout", "0.1")
@@ -632,6 +705,20 @@ def test_a_device_that_somebody_has_is_not_tested(little: Little) -> None:
     assert status == 1
     assert "detach it where it is in use" in told
     little.taken.release()
+
+
+def test_what_is_known_before_an_interrupt_is_told(
+    little: Little, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(subject: Subject, chosen: Sequence[Rule]) -> Iterator[Verdict]:
+        yield from examine(subject, chosen[:1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("usbip_vudc.cli.conformance.examine", interrupt)
+    status, out, told = run(HOST, BUSID, "-t", str(little.port), "--ktap")
+    assert status == 130
+    assert out.splitlines()[2:] == ["1..1", "ok 1 devlist"]
+    assert "interrupted; the rest was not tried" in told
 
 
 def test_the_rules_can_be_read_without_a_server() -> None:

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import select
 import signal
 import struct
 import subprocess
@@ -35,6 +36,7 @@ from usbip_vudc.function import Endpoint as SeamEndpoint
 from usbip_vudc.gadget import Config
 from usbip_vudc.registry import GadgetOptions, load_gadget
 from usbip_vudc.settle import wait_until
+from usbip_vudc.sysfs import SysfsError
 from usbip_vudc.usb.ch9 import Direction, Speed, TransferType
 from usbip_vudc.usb.descriptors import (
     Configuration,
@@ -196,8 +198,26 @@ def test_a_test_that_no_signal_ends_is_left_alone(monkeypatch: pytest.MonkeyPatc
         patched.setattr("os.kill", lambda pid, _: left.append(pid))
         ending = in_child(patched, lambda *_: time.sleep(100), 0.05)
     assert (ending.errno, ending.hung) == (None, True)
+    assert child_module.hanging()
     os.kill(left[0], signal.SIGKILL)
-    os.waitpid(left[0], 0)
+    assert wait_until(lambda: not child_module.hanging(), 20)
+
+
+def test_an_interrupt_ends_the_test_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = select.select
+    asked: list[float] = []
+
+    def interrupted(readers: list[int], _w: list[int], _x: list[int], timeout: float) -> Any:
+        asked.append(timeout)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return wait(readers, [], [], timeout)
+
+    monkeypatch.setattr("usbip_vudc.usbtest.child.select.select", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        in_child(monkeypatch, lambda *_: time.sleep(100))
+    assert len(asked) == 2  # it was waited for
+    assert not child_module.hanging()
 
 
 def test_a_child_that_dies_of_something_else_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +254,9 @@ def test_cases_are_named_by_number_range_and_group(text: str, expected: list[int
     assert numbers(parse_cases(text)) == expected
 
 
-@pytest.mark.parametrize("text", ["", "30", "5-3", "-1", "bulk", "1-", "0-30", "1,,2"])
+@pytest.mark.parametrize(
+    "text", ["", "30", "5-3", "-1", "bulk", "1-", "0-30", "1,,2", "1_0", "\u0663", "9" * 5000]
+)
 def test_other_words_are_refused_with_those_that_there_are(text: str) -> None:
     with pytest.raises(SchemeError, match=r"0 to 29.*throughput, iso-out, iso-in"):
         parse_cases(text)
@@ -370,6 +392,7 @@ REASONS = [
     (run(25), TARGETS["low"], "in its bulk tests"),
     (run(24, Parameters(1, 512, 0, 3)), BARE, "queue of 4 URBs"),
     (run(3, Parameters(1, 512, 0, 3)), BARE, "-v 0 -g 3 leaves nothing"),
+    (run(10, Parameters(0xFFFF_FFFF, 512, 0, 32)), BARE, "more requests than it can count"),
     (run(29), BARE, "of this kernel does not know"),
 ]  # fmt: skip
 
@@ -495,6 +518,29 @@ def test_an_alternate_setting_is_chosen_by_a_parameter_that_is_put_back(sysfs: P
         (sysfs / "bus/usb/drivers/usbtest/bind").write_text("")
     assert alt.read_text().split() == ["5"]
     assert (sysfs / "bus/usb/drivers/usbtest/bind").read_text() == "3-1:1.0"
+
+
+@pytest.mark.parametrize("driver", ["usbtest", ""])
+def test_behind_a_test_that_hangs_nothing_is_changed_that_would_wait_for_it(
+    sysfs: Path, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plug(sysfs, driver=driver)
+    directory = sysfs / "bus/usb/drivers/usbtest"
+    with bound("3-1", alt=1, sysfs=sysfs):
+        for name in ("bind", "unbind"):
+            (directory / name).write_text("")
+        monkeypatch.setattr("usbip_vudc.usbtest.driver.hanging", lambda: True)
+    assert (directory / "bind").read_text() == (directory / "unbind").read_text() == ""
+    assert (sysfs / "module/usbtest/parameters/alt").read_text().split() == ["5"]
+
+
+def test_a_device_that_vanishes_while_it_is_read_is_named(
+    sysfs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interface = plug(sysfs)
+    monkeypatch.setattr("usbip_vudc.usbtest.target.nodes", lambda _device: ())
+    with pytest.raises(SysfsError, match="3-1: reading: No such device"):
+        Target.of(interface)
 
 
 def test_a_parameter_is_put_back_after_a_failure(sysfs: Path) -> None:
@@ -659,7 +705,7 @@ def test_nothing_runs_on_a_device_that_hangs(
         patched.setattr("os.kill", lambda pid, _: left.append(pid))
         made = verdicts(answering, "2,1", timeout=0.2)
     os.kill(left[0], signal.SIGKILL)
-    os.waitpid(left[0], 0)
+    assert wait_until(lambda: not child_module.hanging(), 20)
     assert made["test 2"].result == FAIL
     assert "hung" in made["test 2"].why
     assert made["test 1"].result == SKIP
@@ -751,6 +797,26 @@ def test_the_command_judges_the_device_that_it_brought(
     assert "not ok 2 test 4" in invoke(*words, "--ktap").stdout
     assert invoke(*words[:-1], "0").exit_code == 0
     assert invoke(*words[:-1], "15").exit_code == 4
+
+
+def test_what_is_known_before_an_interrupt_is_told(
+    answering: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def bring(*_: object, **__: object) -> Iterator[Target]:
+        yield answering
+
+    def interrupted(_fd: int, _interface: int, number: int, *_: object) -> child_module.Ending:
+        if number == 1:
+            raise KeyboardInterrupt
+        return child_module.Ending(0, 0.5)
+
+    monkeypatch.setattr("usbip_vudc.cli.usbtest.brought", bring)
+    monkeypatch.setattr("usbip_vudc.usbtest.judging.run_in_child", interrupted)
+    done = invoke("--on", "vudc", "--cases", "0-2", "--ktap")
+    assert done.exit_code == 130
+    assert done.stdout.splitlines()[2:] == ["1..1", "ok 1 test 0"]
+    assert "interrupted; the rest was not tried" in done.stderr
 
 
 def test_trouble_in_taking_the_device_away_hides_no_verdict(

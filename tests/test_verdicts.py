@@ -102,6 +102,14 @@ def test_junit_has_failures_skips_and_what_passing_showed(tmp_path: Path) -> Non
     assert left.get("classname") == "usbip_vudc.usbtest.6.1"
 
 
+def test_what_is_quoted_of_the_judged_is_neither_obeyed_nor_bad_xml(tmp_path: Path) -> None:
+    bad = Verdict(name="x", result=FAIL, why="\x1b[31mred\x07", diagnostics=("a\tb\x00\x9b2J",))
+    assert bad.why == r"\x1b[31mred\x07"
+    assert bad.diagnostics == ("a\tb\\x00\\x9b2J",)
+    write_junit("x", [bad], tmp_path / "junit.xml")
+    ET.parse(tmp_path / "junit.xml")
+
+
 def test_json_has_every_field_and_the_counts() -> None:
     values = json.loads(as_json(ALL, {"device": "1-1"}))
     assert values["device"] == "1-1"
@@ -123,6 +131,16 @@ def test_the_table_shows_text_as_it_is_and_no_empty_column() -> None:
     assert "1.25" in text
 
 
+def test_a_name_is_in_one_piece_on_80_columns() -> None:
+    long = "what it does, told at some length, as most of them are " * 2
+    verdicts = [Verdict(name="unlink-race-pending", result=FAIL, what=long, why=long, source=long)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table("conformance", verdicts))
+    text = console.export_text()
+    assert "unlink-race-pending" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
 @click.command()
 @verdict_options
 @click.pass_context
@@ -140,6 +158,15 @@ def test_a_command_tells_in_the_form_that_was_asked_for(tmp_path: Path) -> None:
     assert told.stdout == ktap("judge", ALL)
     told = CliRunner().invoke(judge, ["--json"])
     assert json.loads(told.stdout)["seconds"] == 3.0
+
+
+def test_xml_that_cannot_be_written_hides_no_verdict(tmp_path: Path) -> None:
+    told = CliRunner().invoke(judge, ["--junit", str(tmp_path / "no" / "junit.xml")])
+    assert told.exit_code == 2
+    assert f"there is no directory {tmp_path / 'no'}" in " ".join(told.output.split())
+    told = CliRunner().invoke(judge, ["--junit", "/proc/no.xml"])
+    assert isinstance(told.exception, OSError)
+    assert "1 pass, 1 fail, 1 skip" in told.stdout
 
 
 def test_two_forms_at_once_are_wrong_usage() -> None:

@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ("Row", "Stopwatch", "progress", "table")
 
@@ -44,11 +45,12 @@ def table(title: str, rows: Sequence[Row]) -> Table:
     if with_rates:
         made.add_column("MB/s", justify="right")
     for row in rows:
+        # As Text: what was seen may look like markup.
         made.add_row(
-            row.case,
-            row.done,
-            row.expected,
-            row.seen if row.as_expected else f"[bold red]{row.seen}[/]",
+            Text(row.case),
+            Text(row.done),
+            Text(row.expected),
+            Text(row.seen, style="" if row.as_expected else "bold red"),
             *([("" if row.rate is None else f"{row.rate:.0f}")] if with_rates else []),
         )
     return made

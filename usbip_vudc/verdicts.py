@@ -6,6 +6,7 @@ It judges nothing itself and prints nothing.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -38,6 +39,8 @@ SKIP: Final = "skip"
 RESULTS: Final = (PASS, FAIL, SKIP)
 """Every verdict has one of these."""
 
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -47,6 +50,9 @@ class Verdict:
     or a remark on how it passed; ``source`` is the section or the kernel's file that has the
     rule. ``where`` is the place, such as a kernel, where it was one of several. ``diagnostics``
     are further lines: parameters, the command that runs it again.
+
+    ``why`` and ``diagnostics`` may quote what is judged: control characters in them are escaped,
+    since a terminal would obey them, and XML has none.
     """
 
     name: str
@@ -63,11 +69,17 @@ class Verdict:
             raise SchemeError(
                 f"verdict {self.name}: result {self.result!r}: expected {', '.join(RESULTS)}"
             )
+        object.__setattr__(self, "why", _escaped(self.why))
+        object.__setattr__(self, "diagnostics", tuple(map(_escaped, self.diagnostics)))
 
     @property
     def details(self) -> tuple[str, ...]:
         """All that explains it behind ``why``: the source, then the diagnostics."""
         return (*((f"source: {self.source}",) if self.source else ()), *self.diagnostics)
+
+
+def _escaped(text: str) -> str:
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def exit_status(verdicts: Sequence[Verdict]) -> int:
@@ -183,7 +195,8 @@ def table(title: str, verdicts: Sequence[Verdict]) -> Table:
     ]
     headings = ("name", "result", *shown)
     for heading in headings:
-        made.add_column(heading, overflow="fold")
+        # A name in two pieces is none that could be given to the command again.
+        made.add_column(heading, overflow="fold", no_wrap=heading == "name")
     made.add_column("s", justify="right")
     for verdict in verdicts:
         cells = {heading: escape(getattr(verdict, heading)) for heading in headings}

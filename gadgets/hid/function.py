@@ -107,8 +107,10 @@ class HidFunction(Function):
         """The requests of HID 1.11 7, the standard one for its descriptors among them."""
         if request.interface is None:
             return None
+        before = self.idle_seconds
         answer = self._control.handle(request.setup, request.data)
-        self._reports.touch()  # it may have been SET_IDLE
+        if self.idle_seconds != before:
+            self._reports.touch()  # what waits for the old idle rate waits anew, for this one
         return answer
 
     def selected(self) -> None:

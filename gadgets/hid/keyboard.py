@@ -6,6 +6,7 @@ report of eight bytes, and a host takes one report at each poll.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import ClassVar, Final
@@ -14,10 +15,13 @@ import anyio
 
 from gadgets.hid.descriptors import KEYBOARD
 from gadgets.hid.function import HidFunction
-from usbip_vudc.usb.hid import BootProtocol, KeyboardReport, Led, Modifier
+from usbip_vudc.errors import SchemeError
+from usbip_vudc.usb.hid import MAX_KEYS, BootProtocol, KeyboardReport, Led, Modifier
 from usbip_vudc.usb.keys import strokes, usage
 
 __all__ = ("KeyboardFunction",)
+
+log = logging.getLogger(__name__)
 
 _US: Final = 33
 """bCountryCode (HID 1.11 6.2.1)."""
@@ -67,12 +71,18 @@ class KeyboardFunction(HidFunction):
     def type(self, text: str) -> None:
         """Press and release the key of each character, with Shift where it needs that.
 
-        Raises SchemeError for a character that a US keyboard does not have; nothing is typed.
+        Raises SchemeError for a character that a US keyboard does not have, or whose key could not
+        be told from those that are held; nothing is typed.
         """
         with self._lock:
             held = self._held
             reports = []
-            for stroke in strokes(text):
+            for character, stroke in zip(text, strokes(text), strict=True):
+                if stroke.usage in held.keys or len(held.keys) >= MAX_KEYS:
+                    raise SchemeError(
+                        f"text {text!r}: {character!r} cannot be typed while its key, or "
+                        f"{MAX_KEYS} others, are held: release them first"
+                    )
                 down = KeyboardReport(held.modifiers | stroke.modifiers, (*held.keys, stroke.usage))
                 reports += [down.pack(), held.pack()]
             self._reports.send(*reports)
@@ -148,7 +158,10 @@ class KeyboardFunction(HidFunction):
         if self.text:
             await anyio.sleep(self.delay)
             with self._reports.for_this_host():
-                self.type(self.text)
+                try:
+                    self.type(self.text)
+                except SchemeError as error:  # of keys that are held, not of the text
+                    log.warning("%s: %s", self.name, error)
 
     def _still(self, report: bytes) -> bytes:
         return report

@@ -25,11 +25,15 @@ __all__ = ("CASE_CHECKS", "ROWS", "Row", "Trial")
 
 
 class Trial(NamedTuple):
-    """A command block, the bytes that it means, and the bytes that the host announces."""
+    """A command block, the bytes that it means, and the bytes that the host announces.
+
+    ``content`` is what those that come in must be, as far as that is known.
+    """
 
     cdb: bytes
     intended: int
     announced: int
+    content: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,8 @@ def _inquiry(allocated: int, announced: int | None = None) -> Callable[[Subject]
     def trial(subject: Subject) -> Trial:
         intended = min(allocated, len(subject.inquiry))
         cdb = bytes((0x12, 0, 0, 0, allocated, 0))
-        return Trial(cdb, intended, allocated if announced is None else announced)
+        content = subject.inquiry[:intended]
+        return Trial(cdb, intended, allocated if announced is None else announced, content)
 
     return trial
 
@@ -70,7 +75,8 @@ def _read(units: int, announced: int) -> Callable[[Subject], Trial]:
     def trial(subject: Subject) -> Trial:
         medium = subject.medium
         cdb = scsi.read_command(medium.lba, medium.blocks(units))
-        return Trial(cdb, units * medium.unit, announced * medium.unit)
+        intended = units * medium.unit
+        return Trial(cdb, intended, announced * medium.unit, medium.original[:intended])
 
     return trial
 
@@ -124,7 +130,7 @@ def _try_row(row: Row, subject: Subject) -> str:
     is_in = case.host is Direction.IN
     cbw = subject.cbw(trial.cdb, trial.announced, is_in=is_in)
     seen = exchange(subject.host, cbw, b"" if is_in else _data(subject, trial.announced))
-    found = faults(case, cbw, seen, trial.intended)
+    found = faults(case, cbw, seen, trial.intended, trial.content)
     if seen.csw.bCSWStatus == CswStatus.PHASE_ERROR:
         subject.host.reset_recovery()  # BOT 5.3.3.1
     if case.device is Direction.OUT:

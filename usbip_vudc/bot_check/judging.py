@@ -12,14 +12,18 @@ from usbip_vudc.usb.ch9 import Direction
 __all__ = ("faults",)
 
 
-def faults(case: BotCase, cbw: Cbw, seen: Seen, intended: int) -> tuple[str, ...]:
+def faults(
+    case: BotCase, cbw: Cbw, seen: Seen, intended: int, content: bytes = b""
+) -> tuple[str, ...]:
     """Each fault in words; none where the device keeps to the case.
 
-    ``intended`` is the bytes that the device means to send or to use for the command.
+    ``intended`` is the bytes that the device means to send or to use for the command, and
+    ``content`` what those that come in must be, where that is known.
     """
     found = [*_of_the_data(case, cbw, seen), *_of_the_status(case, cbw, seen)]
     if not case.is_phase_error and not found:
         found += _of_the_residue(case, cbw, seen, intended)
+        found += _of_the_content(seen, content)
     return tuple(found)
 
 
@@ -58,3 +62,10 @@ def _of_the_residue(case: BotCase, cbw: Cbw, seen: Seen, intended: int) -> Itera
         )
     elif seen.csw.bCSWStatus == CswStatus.PASSED and seen.moved < intended:
         yield f"{seen.moved} bytes moved of {intended} that count ({case.section})"
+
+
+def _of_the_content(seen: Seen, content: bytes) -> Iterator[str]:
+    pairs = zip(seen.data, content, strict=False)
+    wrong = next((at for at, (came, meant) in enumerate(pairs) if came != meant), None)
+    if seen.csw.bCSWStatus == CswStatus.PASSED and wrong is not None:
+        yield f"byte {wrong} of the data is {seen.data[wrong]:#04x}, expected {content[wrong]:#04x}"

@@ -32,7 +32,8 @@ def examine(subject: Subject, checks: Sequence[Check]) -> Iterator[Verdict]:
         if trouble:
             left = subject.bring_back()
             lost_by = check.name if left else ""
-            told = (why if result != SKIP else "", f"afterwards {trouble}", left)
+            again = f"afterwards {trouble}" if trouble != why else ""
+            told = (why if result != SKIP else "", again, left)
             result, why = FAIL, "; ".join(filter(None, told))
         yield _verdict(check, result, why, time.monotonic() - started)
 

@@ -6,6 +6,8 @@ A device of this machine is opened through libusb, which takes it from usb-stora
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +32,7 @@ _SWAPS: Final = Path("/proc/swaps")
 
 
 class DeviceInUse(UsbipVudcError):
-    """Something on the disk is mounted, or swap."""
+    """Something on the disk is mounted, or swap, or held by device mapper or RAID."""
 
 
 @contextmanager
@@ -121,3 +123,12 @@ def check_unused(
             if any(re.fullmatch(rf"{re.escape(disk)}\d*", used) for disk in disks):
                 where = rest.split()[0] if table is mounts else "swap"
                 raise DeviceInUse(f"{used} is in use ({where}): unmount it first")
+    for disk in disks:
+        try:
+            # What mount, device mapper and RAID claim (block/bdev.c); the tables name mounts alone.
+            os.close(os.open(disk, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise DeviceInUse(
+                    f"{disk} is in use: see `lsblk {disk}` for what holds it"
+                ) from None

@@ -6,6 +6,7 @@ was asked for, or be of no use to the next host.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 from usbip_vudc.conformance.peer import Ended, Peer, Silent, Violation
@@ -129,8 +130,11 @@ def seqnum_reuse(subject: Subject) -> None:
     with subject.configured() as peer:
         first = peer.submit(address, size)
         peer.send(peer.submit_bytes(address, size, seqnum=first))
-        peer.send(peer.submit_bytes(_IN, 18, setup=GET_DEVICE, seqnum=first + 1))
-        ends_or_answers(peer, first + 1)
+        last = first + 1
+        peer.send(peer.submit_bytes(_IN, 18, setup=GET_DEVICE, seqnum=last))
+        with suppress(Ended):
+            while peer.reply().seqnum != last:
+                pass
 
 
 def packets_on_ep0(subject: Subject) -> None:

@@ -83,7 +83,7 @@ def devlist_busid(subject: Subject) -> None:
 
 
 def import_device(subject: Subject) -> None:
-    """IMPORT is answered by the device that was asked for."""
+    """IMPORT is answered by the device that was asked for, and no more."""
     with subject.connect() as peer:
         peer.send(OpReqImport(subject.busid).pack())
         status = _header(peer, OpCode.REP_IMPORT)
@@ -93,6 +93,7 @@ def import_device(subject: Subject) -> None:
             device = UsbDevice.parse(peer.receive(UsbDevice.SIZE))
         except RemoteProtocolError as error:
             raise Violation(str(error)) from None
+        peer.must_be_quiet(_QUIET)
     if device.busid != subject.busid:
         raise Violation(f"busid {device.busid!r}, but {subject.busid!r} was asked for")
 
@@ -118,9 +119,11 @@ def import_unknown(subject: Subject) -> None:
 
 
 def import_near(subject: Subject) -> None:
-    """Busids that begin as the right one, or it as they."""
-    for near in (subject.busid[:-1], f"{subject.busid}9"):
-        if near and len(near) < 32:
+    """Busids that begin as the right one, or it as they; none that another device may have."""
+    # 1-12 begins as 1-1, which is somebody's; 1- and 1-12x are nobody's.
+    shorter = subject.busid.rstrip("0123456789")
+    for near in (shorter, f"{subject.busid}x"):
+        if near not in ("", subject.busid) and len(near) < 32:
             _refused(subject, near, _UNKNOWN)
 
 

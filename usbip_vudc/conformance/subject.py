@@ -57,7 +57,6 @@ _ANOTHER_TRY: Final = 0.02
 """Seconds between two imports of a device that its last host may still be leaving."""
 
 _ABSENT: Final = (OpStatus.NA, OpStatus.NODEV)
-_STATUSES: Final = ("ST_OK", "ST_NA", "ST_DEV_BUSY", "ST_DEV_ERR", "ST_NODEV", "ST_ERROR")
 
 _NAK: Final = 0.3
 """Seconds without an answer after which an IN endpoint counts as one that has nothing to say."""
@@ -89,6 +88,9 @@ class Operation:
     version: int
     code: int
     status: int
+
+    def __str__(self) -> str:
+        return f"version {self.version:#06x}, code {self.code:#06x}, status {self.status}"
 
 
 def read_operation(peer: Peer) -> Operation:
@@ -253,6 +255,8 @@ class Subject:
                 peer.close()
                 raise
             peer.close()
+            if not OpStatus.OK <= answer.status <= OpStatus.ERROR:
+                raise Violation(f"IMPORT is answered by {answer}: no status of USB/IP")
             lost = answer.status in _ABSENT and not patient
             if lost or time.monotonic() > deadline:
                 raise _Refused(answer.status)
@@ -350,6 +354,7 @@ class _Refused(Violation):
     """The import was refused until the deadline."""
 
     def __init__(self, status: int) -> None:
-        name = _STATUSES[status] if 0 <= status < len(_STATUSES) else "no ST_ value"
-        super().__init__(f"the device cannot be imported: status {status} ({name})")
+        super().__init__(
+            f"the device cannot be imported: status {status} (ST_{OpStatus(status).name})"
+        )
         self.status = status

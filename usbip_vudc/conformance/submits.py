@@ -209,6 +209,11 @@ def halted(subject: Subject) -> None:
             raise Violation(f"status {reply.status}, {len(reply.payload)} bytes, expected -EPIPE")
         if cleared.status:
             raise Violation(f"CLEAR_FEATURE(ENDPOINT_HALT): {errno_name(cleared.status)}")
+        again = peer.submit(address, size)
+        last = peer.submit(_IN, 18, setup=GET_DEVICE)
+        while (got := peer.reply()).seqnum != last:
+            if got.seqnum == again and got.status == -errno.EPIPE:
+                raise Violation("-EPIPE again after CLEAR_FEATURE(ENDPOINT_HALT) was acknowledged")
 
 
 _SUBMIT: Final = "usbip_protocol.rst, USBIP_CMD_SUBMIT"

@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 import anyio
 import usb.core
 
-from usbip_vudc.errors import Overflow
+from usbip_vudc.errors import LocalProtocolError, Overflow
 from usbip_vudc.function import (
     AltSetting,
     ControlRequest,
@@ -80,7 +80,10 @@ class PacketFunction(Function):
             data = pattern(setup.wValue)
             self._endpoints["in"].queue(Request(data, zero=bool(setup.wIndex & _ZLP)))
         elif setup.bRequest == _HALT:
-            self._endpoints["in"].halt()
+            try:
+                self._endpoints["in"].halt()
+            except LocalProtocolError:
+                return None  # under a plan something may yet wait to be sent
         elif setup.bRequest == _RECEIVE:
             self._received = self._endpoints["out"].queue(Request(bytearray(setup.wValue)))
         elif setup.bRequest == _RECEIVED:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from usbip_vudc.errors import SchemeError
-from usbip_vudc.usb.hid import KeyboardReport, Modifier
+from usbip_vudc.usb.hid import ROLL_OVER, KeyboardReport, Modifier
 
 __all__ = ("KEYS", "MODIFIERS", "Stroke", "strokes", "text_of", "usage")
 
@@ -121,11 +121,14 @@ def usage(key: str) -> int | Modifier:
 def text_of(reports: Iterable[KeyboardReport]) -> str:
     """The text that a host makes of reports: a character for each key that was not down before.
 
-    Keys that make none are left out; so is caps lock, which is the host's own affair.
+    Keys that make none are left out; so are reports of a roll-over, and caps lock, which is the
+    host's own affair.
     """
     text = []
     before: tuple[int, ...] = ()
     for report in reports:
+        if ROLL_OVER in report.keys:
+            continue  # it cannot say which keys are down: a host goes by what it knew before
         shift = Modifier.LEFT_SHIFT if report.modifiers & _SHIFT else Modifier(0)
         text += [
             _CHARACTERS.get(Stroke(key, shift), "") for key in report.keys if key not in before

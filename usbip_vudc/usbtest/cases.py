@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -86,11 +87,8 @@ def _parse_word(word: str) -> Sequence[Case]:
         return [case for case in CASES if case.group == word]
     if word in _ISO_GROUPS:
         return [c for c in CASES if c.group == "iso" and c.direction == _ISO_GROUPS[word]]
-    first, dash, last = word.partition("-")
-    try:
-        begin, end = int(first), int(last if dash else first)
-    except ValueError:
-        begin, end = 1, 0
+    found = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
+    begin, end = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
     if not 0 <= begin <= end < len(CASES):
         known = ", ".join((*GROUPS, *_ISO_GROUPS))
         raise SchemeError(

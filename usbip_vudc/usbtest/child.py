@@ -12,19 +12,26 @@ import signal
 import struct
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NoReturn
 
 from usbip_vudc.errors import UsbipVudcError
 from usbip_vudc.usbtest.ioctl import issue
 from usbip_vudc.usbtest.parameters import Parameters
 
-__all__ = ("GRACE", "Ending", "run_in_child")
+__all__ = ("GRACE", "Ending", "hanging", "run_in_child")
 
 GRACE: Final = 15.0
 """Seconds that a killed test has to come back: usbtest waits up to 10 for a URB."""
 
+_OPEN_FILES: Final = Path("/proc/self/fd")
+
 _ANSWER: Final = struct.Struct("=id")
+
+_killed: Final[set[int]] = set()
+"""Processes of tests that were killed and had not come back when they were last looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,14 @@ def run_in_child(
         os.close(reader)
 
 
+def hanging() -> bool:
+    """Whether a test that was killed goes on: whoever wants its device's lock waits for it."""
+    for pid in tuple(_killed):
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            _killed.discard(pid)
+    return bool(_killed)
+
+
 def _fork() -> int:
     with warnings.catch_warnings():
         # Python fears for locks that other threads hold: the child takes none, and runs no more
@@ -71,12 +86,14 @@ def _be_the_child(
     writer: int, fd: int, interface: int, number: int, parameters: Parameters
 ) -> NoReturn:
     try:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        # Copies of our server's sockets and of FunctionFS's endpoints would keep them open.
-        low, high = sorted((writer, fd))
-        os.closerange(3, low)
-        os.closerange(low + 1, high)
-        os.closerange(high + 1, os.sysconf("SC_OPEN_MAX"))
+        for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(kind, signal.SIG_DFL)
+        # Copies of our server's sockets and of FunctionFS's endpoints would keep them open. One by
+        # one: where a process may have 2^30 files, a range up to there can take minutes.
+        for copy in [int(path.name) for path in _OPEN_FILES.iterdir()]:
+            if copy > 2 and copy not in (writer, fd):
+                with suppress(OSError):  # the one of the list itself
+                    os.close(copy)
         try:
             answer = 0, issue(fd, interface, number, parameters)
         except OSError as error:
@@ -91,15 +108,23 @@ def _wait(pid: int, reader: int, timeout: float) -> Ending:
     try:
         done, _, _ = select.select([reader], [], [], timeout)
     except BaseException:
-        os.kill(pid, signal.SIGKILL)
+        _kill(pid, reader)
         raise
     if done:
         return _ended(pid, os.read(reader, _ANSWER.size))
+    back = _kill(pid, reader)
+    return Ending(None, time.monotonic() - started, hung=not back)
+
+
+def _kill(pid: int, reader: int) -> bool:
+    """End a test; whether it has come back within `GRACE`."""
     os.kill(pid, signal.SIGKILL)
-    done, _, _ = select.select([reader], [], [], GRACE)
-    if done:
+    _killed.add(pid)
+    back, _, _ = select.select([reader], [], [], GRACE)
+    if back:
         os.waitpid(pid, 0)
-    return Ending(None, time.monotonic() - started, hung=not done)
+        _killed.discard(pid)
+    return bool(back)
 
 
 def _ended(pid: int, answer: bytes) -> Ending:

@@ -26,6 +26,7 @@ from usbip_vudc.sysfs import (
     usb_devices,
     write_attribute,
 )
+from usbip_vudc.usbtest.child import hanging
 from usbip_vudc.usbtest.target import KNOWN, Target
 
 __all__ = (
@@ -115,7 +116,7 @@ def bound(
     """A device with usbtest on its interface: that of a bus id or node, or the first there is.
 
     ``alt`` makes usbtest use this alternate setting, whatever it would choose; it is bound anew
-    for that, and once more afterwards. Raises UsbtestError, SysfsError.
+    for that, and once more afterwards, unless a test hangs. Raises UsbtestError, SysfsError.
     """
     directory = load_driver(sysfs=sysfs)
     interface = _find(device, sysfs)
@@ -128,7 +129,7 @@ def bound(
                 _rebind(directory, interface)
                 yield Target.of(interface)
         finally:
-            if interface.exists():
+            if _is_free(interface):
                 _rebind(directory, interface)
 
 
@@ -190,8 +191,13 @@ def _with_driver(directory: Path, interface: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if interface.exists():
+            if _is_free(interface):
                 write_attribute(directory / "unbind", interface.name)
+
+
+def _is_free(interface: Path) -> bool:
+    """Whether its driver can be changed: behind a test that hangs that would never end."""
+    return interface.exists() and not hanging()
 
 
 @contextmanager

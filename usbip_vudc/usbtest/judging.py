@@ -15,6 +15,7 @@ from typing import Final
 
 from usbip_vudc.errors import UsbipVudcError
 from usbip_vudc.kernel_log import KernelLog
+from usbip_vudc.settle import wait_until
 from usbip_vudc.sysfs import SYSFS, SysfsError
 from usbip_vudc.usbtest.cases import CASES, Case
 from usbip_vudc.usbtest.child import Ending, run_in_child
@@ -29,6 +30,8 @@ __all__ = ("Judge", "judge", "settled")
 _NOTHING: Final = Parameters(1, 0, 0, 0)
 _LOG_LINES: Final = 8
 _GONE: Final = (errno.ENODEV, errno.ESHUTDOWN)
+_LEAVING: Final = 1.0
+"""Seconds: URBs are given back before the hub takes the device away."""
 
 
 def judge(
@@ -125,9 +128,12 @@ class Judge:
             )
         if ending.errno is None:
             return f"not done after {self.timeout:g} s (--timeout); it was killed"
-        if ending.errno in _GONE and not Path(self.target.node).exists():
+        if ending.errno in _GONE and wait_until(self._is_gone, _LEAVING):
             self.lost = f"not run: the device went away in {run.name}"
         return meaning(ending.errno, run, self.target)
+
+    def _is_gone(self) -> bool:
+        return not Path(self.target.node).exists()
 
     def _failed(self, run: Run, why: str, seconds: float) -> Verdict:
         values = run.parameters

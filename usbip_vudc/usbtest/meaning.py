@@ -133,6 +133,8 @@ def _why_not_supported(run: Run, target: Target, pattern: int) -> str:
         return f"it needs pattern 0, and usbtest's module has pattern {pattern}"
     if case.number == 24 and values.sglen < 4:
         return f"it needs a queue of 4 URBs, and sglen is {values.sglen}"
+    if case.number == 10 and values.iterations * values.sglen >= 1 << 32:
+        return f"{values} are more requests than it can count (2^32 - 1)"
     if 0 in (values.length, values.vary, values.sglen):
         return f"{values} leaves nothing to test"
     return "the usbtest of this kernel does not know the test"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from usbip_vudc.sysfs import SPEEDS, driver_of, nodes, read_attribute, read_bytes
+from usbip_vudc.sysfs import SPEEDS, SysfsError, driver_of, nodes, read_attribute, read_bytes
 from usbip_vudc.usb.ch9 import Direction, Speed, TransferType
 from usbip_vudc.usb.descriptors import Configuration, DeviceDescriptor, Endpoint
 
@@ -72,9 +73,12 @@ class Target:
             for i in _configuration(raw[DeviceDescriptor.SIZE :], value).interfaces
             if (i.descriptor.bInterfaceNumber, i.descriptor.bAlternateSetting) == (number, setting)
         ]
+        own = nodes(device)
+        if not own:
+            raise SysfsError(errno.ENODEV, device)
         return cls(
             busid=device.name,
-            node=nodes(device)[0],
+            node=own[0],
             interface=number,
             setting=setting,
             speed=SPEEDS.get(read_attribute(device / "speed"), Speed.UNKNOWN),
