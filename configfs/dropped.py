@@ -37,6 +37,10 @@ _READY: Final = _SECONDS.pack(0)
 """The child's first message: there is nothing yet to leave."""
 
 
+_PARENTS_ENDS: Final[set[int]] = set()
+"""Of the pipes to every child of this process: a later child must not keep them open."""
+
+
 def user_named(name: str) -> pwd.struct_passwd:
     """The account of a user name or a number. Raises SchemeError where there is none."""
     try:
@@ -73,9 +77,10 @@ class DroppedRunner:
         from_child, child_says = os.pipe()
         child_hears, to_child = os.pipe()
         self._pid = os.fork()
+        _PARENTS_ENDS.update((from_child, to_child))
         if not self._pid:
-            os.close(from_child)
-            os.close(to_child)
+            for fd in _PARENTS_ENDS:
+                os.close(fd)
             _be_child(lambda: self._serve(child_says, child_hears))
         os.close(child_says)
         os.close(child_hears)
@@ -104,7 +109,7 @@ class DroppedRunner:
         """End the child, after the unbind. Idempotent."""
         if not self._pid:
             return
-        os.close(self._to_child)
+        self._close(self._to_child)
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(_PATIENCE) as deadline:
                 while await self._hear():
@@ -112,9 +117,17 @@ class DroppedRunner:
             if deadline.cancelled_caught:
                 log.warning("%s: process %d does not end; killed", self._name, self._pid)
                 os.kill(self._pid, signal.SIGKILL)
-            await anyio.to_thread.run_sync(os.waitpid, self._pid, 0)
-        os.close(self._from_child)
+            _, status = await anyio.to_thread.run_sync(os.waitpid, self._pid, 0)
+        if os.WIFSIGNALED(status) and not deadline.cancelled_caught:
+            killer = signal.strsignal(os.WTERMSIG(status))
+            log.error("%s: process %d of the functions: %s", self._name, self._pid, killer)
+        self._close(self._from_child)
         self._pid = 0
+
+    @staticmethod
+    def _close(fd: int) -> None:
+        _PARENTS_ENDS.discard(fd)
+        os.close(fd)
 
     # --- in the child --------------------------------------------------------------------------
 

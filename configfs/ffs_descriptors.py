@@ -145,7 +145,11 @@ def _structures(description: Description) -> list[ctypes.LittleEndianStructure]:
     made = []
     while offset < len(data):
         length = data[offset]
-        fields = {"_pack_": 1, "_fields_": [("data", ctypes.c_uint8 * (length - 2))]}
+        fields = {
+            "_pack_": 1,
+            "_layout_": "ms",
+            "_fields_": [("data", ctypes.c_uint8 * (length - 2))],
+        }
         kind: Any = type("Descriptor", (functionfs.common.USBDescriptorHeader,), fields)
         made.append(kind.from_buffer_copy(data[offset : offset + length]))
         offset += length

@@ -51,7 +51,7 @@ def _property(value: PropertyValue, named: bytes, data: bytes) -> Any:
         ("bProperty", ctypes.c_uint8 * len(data)),
     ]
     head = functionfs.functionfs.OSExtPropDescHead
-    kind: Any = type("Property", (head,), {"_pack_": 1, "_fields_": fields})
+    kind: Any = type("Property", (head,), {"_pack_": 1, "_layout_": "ms", "_fields_": fields})
     return kind(
         dwSize=ctypes.sizeof(kind),
         dwPropertyDataType=property_type(value),

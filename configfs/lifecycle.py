@@ -54,7 +54,8 @@ def install(gadget: Gadget, udc: str, *, source: str = "", root: Path = GADGETS)
 def bring_down(name: str, *, root: Path = GADGETS) -> bool:
     """Remove a gadget, ours or not; False where there was none.
 
-    A process that holds it gets SIGTERM, and has 15 s to undo it all; what is left is removed.
+    A process that holds it gets SIGTERM, and has 15 s to undo it all; what is left is removed, but
+    not a gadget of that name that another process has made meanwhile.
     Raises SchemeError for an impossible name, ConfigfsError, MountError.
     """
     check_name(name)
@@ -66,6 +67,8 @@ def bring_down(name: str, *, root: Path = GADGETS) -> bool:
         _stop(record)
     with locked():
         left = find(name)
+        if record is not None and left is not None and _maker(left) != _maker(record):
+            return True  # the one that was meant is gone
         if left is not None:
             clean(left)
         tree.remove()
@@ -101,6 +104,11 @@ def stopping_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _maker(record: Record) -> tuple[str, int, int]:
+    """What no two processes share."""
+    return record.boot_id, record.pid, record.start_time
 
 
 def _stop(record: Record) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 
 from usbip_vudc.errors import UsbipVudcError
 
-__all__ = ("MountError", "functionfs_mounts", "mount_functionfs", "unmount")
+__all__ = ("MountError", "functionfs_mounts", "make_passable", "mount_functionfs", "unmount")
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,17 @@ class MountError(UsbipVudcError):
         self.errno = errno_
 
 
+def make_passable(directory: Path) -> None:
+    """Make a directory and its parents, where they are missing, passable for every user.
+
+    Whatever root's umask is: functions that run as another user open their files below.
+    """
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
+
+
 @cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
@@ -67,7 +78,7 @@ def mount_functionfs(
     for it is then removed.
     """
     made = not where.exists()
-    where.mkdir(parents=True, exist_ok=True)
+    make_passable(where)
     options = [f"fmode=0{mode:o}"]  # f_fs reads numbers as C does
     options += [f"{name}={value}" for name, value in (("uid", uid), ("gid", gid))
                 if value is not None]  # fmt: skip

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from configfs.advice import ConfigfsError
-from configfs.mount import functionfs_mounts, unmount
+from configfs.mount import functionfs_mounts, make_passable, unmount
 from configfs.transaction import GADGETS, ConfigfsGadget
 from configfs.tree import check_name, ffs_instance, plan, userspace_functions
 from usbip_vudc.errors import SchemeError
@@ -87,7 +87,7 @@ def digest(gadget: Gadget) -> str:
 @contextmanager
 def locked() -> Iterator[None]:
     """Hold the lock on everything here, waiting for it. It is not reentrant."""
-    runtime_dir().mkdir(parents=True, exist_ok=True)
+    make_passable(runtime_dir())
     fd = os.open(runtime_dir() / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

@@ -250,6 +250,8 @@ def main() -> int:
     parser.add_argument("--only-kernel", action="store_true", help="no userspace lane")
     parser.add_argument("pytest", nargs="*", help="more arguments of pytest, after --")
     options = parser.parse_args()
+    # What is compiled here need not be compiled in the guest, by each of its processes.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if options.kernels:
         return on_kernels(options.kernels, options.pytest)
     if options.only_kernel:

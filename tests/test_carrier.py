@@ -17,8 +17,16 @@ import usb.core
 
 from tests.devices import Scripted, echo, gadget
 from tests.fake_sysfs import add_device, add_interface, files
-from usbip_vudc import registry
-from usbip_vudc.carrier import OURS, Carrier, CarrierError, OwnBus, carried, device_end
+from usbip_vudc import registry, vhci
+from usbip_vudc.carrier import (
+    OURS,
+    Carrier,
+    CarrierError,
+    OwnBus,
+    carried,
+    device_end,
+    host_end,
+)
 from usbip_vudc.errors import SchemeError, SoftDisconnect
 from usbip_vudc.exportable import Export, Exportable
 from usbip_vudc.function import Endpoint
@@ -474,3 +482,41 @@ def test_a_boards_device_is_found_by_its_ids_where_it_is_not_vhcis(tmp_path: Pat
         bus.wait_gone(0)
     (device / "driver").symlink_to("/sys/bus/usb/drivers/usbip-host")
     assert bus.wait(0) == device, "it has no configuration until its host has selected one"
+
+
+# --- Linux as the host: vhci_hcd's part is played by what it says --------------------------------
+
+
+def test_a_device_that_leaves_between_two_looks_is_attached_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    lost = iter((False, True))
+
+    def attach_remote(host: str, tcp_port: int, busid: str) -> vhci.Attached:
+        said.append("attach")
+        assert end.exported is not None
+        remote = vhci.Remote(host, tcp_port, busid)
+        return vhci.Attached(said.count("attach"), remote, end.exported.device())
+
+    def wait_device(port: int, _timeout: float) -> Path:
+        said.append(f"wait {port}")
+        if said.count(f"wait {port}") == 2:
+            raise NotReady("the connection was lost before the device was ready")
+        return Path(f"/sys/devices/{port}")
+
+    monkeypatch.setattr(vhci, "attach_remote", attach_remote)
+    monkeypatch.setattr(vhci, "wait_device", wait_device)
+    monkeypatch.setattr(vhci, "dropped", lambda _: next(lost))
+    monkeypatch.setattr(vhci, "remote_of", lambda _: None)
+    monkeypatch.setattr(vhci, "detach", lambda port: said.append(f"detach {port}"))
+    monkeypatch.setattr(Carrier, "why_not", lambda _: None)
+    carrier = Carrier(OURS, HIGH, "linux")
+    with (
+        device_end(gadget(Scripted(echo, alternates=1)), carrier) as end,
+        host_end(carrier, end) as host,
+    ):
+        host.plug()
+        host.plug()  # it was there, and goes while it is looked at
+        assert host.sysfs == Path("/sys/devices/2")
+    assert said == ["attach", "wait 1", "wait 1", "detach 1", "attach", "wait 2", "detach 2"]

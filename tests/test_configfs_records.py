@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from configfs import lifecycle, records
+from configfs import lifecycle, mount, records
 from configfs.advice import ConfigfsError
 from configfs.lifecycle import bring_down, clean_stale, install, stopping_on_sigterm
 from configfs.records import Record, alive, annotate, claim, clean, find, keep, release, save, stale
@@ -166,6 +166,27 @@ def test_down_ends_the_process_that_holds_it(
     assert find("g") is None
 
 
+def test_down_leaves_a_gadget_that_another_process_made_meanwhile(
+    configfs: FakeConfigfs, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = claim(gadget(), root=configfs.root)
+    tree = ConfigfsGadget.create(gadget(), root=configfs.root)
+
+    def stop(record: Record) -> None:
+        assert record == old
+        tree.remove()
+        release(record)
+        held_by(claim(gadget(), root=configfs.root), process.pid)
+        ConfigfsGadget.create(gadget(), root=configfs.root).bind("dummy_udc.0")
+
+    monkeypatch.setattr(lifecycle, "_stop", stop)
+    assert bring_down("g", root=configfs.root)
+    assert tree.udc == "dummy_udc.0"
+    left = find("g")
+    assert left is not None
+    assert left.pid == process.pid
+
+
 def test_down_kills_a_process_that_will_not_end(
     configfs: FakeConfigfs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +235,25 @@ def test_the_lock_makes_the_second_wait(configfs: FakeConfigfs) -> None:
     thread.join(10)
     assert order == ["first", "second"]
     assert configfs.calls == []
+
+
+def test_another_user_reaches_the_files_of_its_functions_whatever_roots_umask_is(
+    configfs: FakeConfigfs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Libc:
+        def mount(self, *_arguments: object) -> int:
+            return 0
+
+    monkeypatch.setattr(mount, "_libc", Libc)
+    before = os.umask(0o077)
+    try:
+        claim(gadget(Scripted()), root=configfs.root)
+        where = records.mount_directory("g") / "g-0"
+        mount.mount_functionfs("g-0", where, uid=1, gid=1)
+    finally:
+        os.umask(before)
+    below = [path for path in (where, *where.parents) if path.is_relative_to(tmp_path / "run")]
+    assert [path.stat().st_mode & 0o111 for path in below] == [0o111] * 4
 
 
 def test_annotations_and_damage(configfs: FakeConfigfs, tmp_path: Path) -> None:

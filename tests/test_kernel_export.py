@@ -15,7 +15,8 @@ import pytest
 
 from gadgets.presets import serial
 from tests.fake_sysfs import add_device, add_interface, files
-from usbip_vudc import kernel_export
+from usbip_vudc import kernel_export, server
+from usbip_vudc.cable import set_options
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.exportable import Exportable, NotExportable
 from usbip_vudc.host.handshake import ImportRefused, Listed, import_device, list_devices
@@ -258,6 +259,28 @@ async def test_seeing_a_host_off_never_unplugs_the_next(
             await anyio.sleep(0.5)
             kernel.socks[0].sendall(b"URB")
             assert await anyio.to_thread.run_sync(sock.recv, 3) == b"URB"
+
+
+async def test_peers_that_are_lost_at_once_leave_the_server_open_for_others(
+    kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[socket.socket] = []
+
+    def prepare(sock: socket.socket) -> None:
+        if len(lost) < 4:
+            lost.append(sock)
+            raise ConnectionResetError(errno.ECONNRESET, "lost")
+        set_options(sock)
+
+    monkeypatch.setattr(server, "_MAX_HANDSHAKES", 2)
+    monkeypatch.setattr(server, "set_options", prepare)
+    async with serving(Server(exports(kernel))) as port:
+        with anyio.fail_after(20):
+            for number in range(4):
+                with socket.create_connection((HOST, port)):
+                    while len(lost) <= number:
+                        await anyio.sleep(0)
+            assert len(await listed(port)) == 2
 
 
 async def test_the_end_of_the_kernels_side_is_the_end_for_the_host(kernel: FakeKernel) -> None:

@@ -277,6 +277,7 @@ def test_work_goes_along_and_the_session_stays() -> None:
     kept = carried(
         {"CI": "true", "VIRTUAL_ENV": "/v", "HOME": "/home/me", "TMPDIR": "/t", "DISPLAY": ":0",
          "SSH_AUTH_SOCK": "/s", "XDG_RUNTIME_DIR": "/x", "MAKEFLAGS": "-j",
+         "PYTHONDONTWRITEBYTECODE": "1",
          "PATH": "/root/.pyenv/shims:/usr/bin:/opt/bin"}
     )  # fmt: skip
     path = kept.pop("PATH").split(":")

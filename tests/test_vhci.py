@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from usbip_vudc.vhci import (
     detach,
     detach_all,
     device_directory,
+    dropped,
     ports,
     remote_of,
     wait_device,
@@ -194,11 +197,29 @@ def test_a_port_that_another_took_meanwhile_is_passed_over(
 
 
 def test_a_port_whose_last_device_is_still_leaving_comes_last(
-    fake: FakeVhci, cable: socket.socket
+    fake: FakeVhci, cable: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plug_in(fake, 0)
+    monkeypatch.setattr(vhci, "_LEAVING", 0.0)
     taken = [attach(cable, devid=n, speed=Speed.HIGH, sysfs=fake.sysfs) for n in range(4)]
     assert taken == [1, 4, 5, 0]
+
+
+def test_a_port_is_not_taken_before_its_last_device_has_gone(
+    fake: FakeVhci, cable: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = [plug_in(fake, number) for number in (0, 1, 4, 5)]
+    write = fake.write
+
+    def attached(path: Path, value: str | bytes) -> None:
+        assert not old[0].exists(), "who waits for the new one would have been given the old one"
+        write(path, value)
+
+    monkeypatch.setattr(vhci, "write_attribute", attached)
+    hub = threading.Timer(0.1, shutil.rmtree, (old[0],))
+    hub.start()
+    assert attach(cable, devid=1, speed=Speed.HIGH, sysfs=fake.sysfs) == 0
+    hub.join()
 
 
 def test_a_connection_that_is_lost_at_once_is_not_ready(
@@ -304,6 +325,17 @@ def test_a_drop_is_told_from_a_detach_by_the_record(fake: FakeVhci, server: int)
         assert wait_dropped(attached, sysfs=fake.sysfs, records=fake.records) is drops
 
 
+def test_a_port_that_another_took_between_two_looks_is_lost(fake: FakeVhci, server: int) -> None:
+    where = {"sysfs": fake.sysfs, "records": fake.records}
+    ours = attach_remote("127.0.0.1", server, "1-1", **where)
+    assert not dropped(ours, **where)
+    fake.free(ours.port)
+    fake.set(ours.port, "006 005 00020003 000007 2-1")
+    (fake.records / f"port{ours.port}").write_text("elsewhere 3240 2-1\n")
+    assert dropped(ours, **where)
+    assert wait_dropped(ours, **where)
+
+
 # --- detach -------------------------------------------------------------------------------------
 
 
@@ -321,6 +353,24 @@ def test_detach_waits_for_the_device_to_go(fake: FakeVhci) -> None:
     plug_in(fake, 0)
     with pytest.raises(VhciError, match="port 0 is not free 0 s after it was detached"):
         detach(0, 0, sysfs=fake.sysfs, records=fake.records)
+
+
+def test_detach_does_not_wait_for_whoever_came_since(
+    fake: FakeVhci, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.set(0, "006 003 00010002 000004 1-1")
+    old = plug_in(fake, 0)
+
+    def detached(path: Path, value: str | bytes) -> None:
+        fake.write(path, value)
+        old.rename(old.with_name("gone"))  # so that its number is not given out again
+        fake.set(0, "006 003 00010002 000004 1-1")
+        fake.records.mkdir()
+        (fake.records / "port0").write_text("elsewhere 3240 1-1\n")
+        plug_in(fake, 0)
+
+    monkeypatch.setattr(vhci, "write_attribute", detached)
+    assert detach(0, 0, sysfs=fake.sysfs, records=fake.records)
 
 
 def test_detach_all_takes_those_in_use_and_leaves_other_records(fake: FakeVhci) -> None:

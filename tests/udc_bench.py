@@ -11,7 +11,7 @@ import threading
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final, Self, TypeVar
 
@@ -185,16 +185,28 @@ class Bench(ABC):
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Plugged in, running, with nothing queued: for one row or claim, and whole afterwards."""
-        if self.device.used or not self.device.alive:
-            self.reset()
         try:
+            if self.host is None:
+                self.plug()
+            elif self.device.used or not self.device.alive:
+                self.reset()
             yield
         except BaseException:
-            # Whatever state it is in now, the next one must not suffer from it.
-            self.unbind()
-            self.plug()
+            self._mend()
             raise
         if self.host is None:
+            self.plug()
+
+    def _mend(self) -> None:
+        """Whatever state it is in, the next one must not suffer from it.
+
+        What goes wrong here must not hide what went wrong before: the next one tries again.
+        """
+        with suppress(Exception):
+            self.unbind()
+        self.host = None
+        self.device.crashing = False
+        with suppress(Exception):
             self.plug()
 
     def plug(self) -> None:

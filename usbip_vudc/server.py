@@ -116,8 +116,8 @@ class Server:
     async def _greet(self, sock: socket.socket, peer: str, handshakes: anyio.Semaphore) -> None:
         export: Exportable | None = None
         try:
-            set_options(sock)
             try:
+                set_options(sock)
                 with anyio.fail_after(_HANDSHAKE_TIMEOUT):
                     export = await self._handshake(sock, peer)
             finally:

@@ -21,6 +21,7 @@ __all__ = (
     "SysfsError",
     "driver_of",
     "interfaces",
+    "life_of",
     "nodes",
     "read_attribute",
     "read_bytes",
@@ -121,6 +122,18 @@ def usb_devices(*, sysfs: Path = SYSFS) -> tuple[Path, ...]:
     except FileNotFoundError:
         return ()
     return tuple(link.resolve() for link in found if (link / "devnum").exists())
+
+
+def life_of(device: Path) -> tuple[Path, int] | None:
+    """What no two lives of a device share; None where it is not there.
+
+    A device that has left and come back to its place has a directory of the same name, but made
+    anew, with another number (fs/kernfs/dir.c counts them up).
+    """
+    try:
+        return device, device.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def interfaces(device: Path) -> tuple[Path, ...]:

@@ -15,13 +15,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from usbip_vudc.cable import give_up_dead_peers
 from usbip_vudc.errors import UsbipVudcError
 from usbip_vudc.host.handshake import import_device
 from usbip_vudc.settle import NotReady, wait_nodes, wait_until
-from usbip_vudc.sysfs import SYSFS, SysfsError, interfaces, read_attribute, write_attribute
+from usbip_vudc.sysfs import (
+    SYSFS,
+    SysfsError,
+    interfaces,
+    life_of,
+    read_attribute,
+    write_attribute,
+)
 from usbip_vudc.usb.ch9 import Speed
 from usbip_vudc.wire.pdu import UsbDevice
 
@@ -39,6 +48,7 @@ __all__ = (
     "detach",
     "detach_all",
     "device_directory",
+    "dropped",
     "ports",
     "remote_of",
     "wait_device",
@@ -53,6 +63,9 @@ RECORDS: Final = Path("/var/run/vhci_hcd")
 
 _LOOK: Final = 0.25
 """Seconds between two looks at a port that works, and may be lost one day."""
+
+_LEAVING: Final = 10.0
+"""Seconds that the device of a free port may take to go: a busy hub, at the worst."""
 
 
 class VhciError(UsbipVudcError):
@@ -221,7 +234,7 @@ def attach(sock: socket.socket, *, devid: int, speed: Speed, sysfs: Path = SYSFS
 
 
 def _free_ports(hub: Hub, sysfs: Path) -> Iterator[Port]:
-    """Free ports, those last whose device of before has not quite gone yet."""
+    """Free ports, those last whose device of before has not quite gone yet, once it has."""
     leaving = []
     for port in ports(sysfs=sysfs):
         if port.hub is hub and port.state is PortState.FREE:
@@ -229,7 +242,14 @@ def _free_ports(hub: Hub, sysfs: Path) -> Iterator[Port]:
                 leaving.append(port)
             else:
                 yield port
-    yield from leaving
+    for port in leaving:
+        # Who waits for the next device on this port would take the old one for it.
+        wait_until(partial(_vacant, device_directory(port, sysfs=sysfs)), _LEAVING)
+        yield port
+
+
+def _vacant(directory: Path) -> bool:
+    return not directory.exists()
 
 
 def attach_remote(
@@ -256,10 +276,7 @@ def _set_options(sock: socket.socket) -> None:
     sock.settimeout(None)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        give_up_dead_peers(sock)
 
 
 # --- records ------------------------------------------------------------------------------------
@@ -324,15 +341,26 @@ def _configured(directory: Path) -> bool:
     return bool(expected) and len(interfaces(directory)) >= int(expected)
 
 
+def dropped(attached: Attached, *, sysfs: Path = SYSFS, records: Path = RECORDS) -> bool:
+    """Whether a port has lost what was attached: it is free again, or leads elsewhere by now."""
+    return _dropped(attached, _port(attached.port, sysfs), sysfs, records)
+
+
+def _dropped(attached: Attached, row: Port, sysfs: Path, records: Path) -> bool:
+    if remote_of(attached.port, records=records) not in (None, attached.remote):
+        return True  # between two looks another took it
+    return _state(row, sysfs) in (PortState.FREE, PortState.ERROR)
+
+
 def wait_dropped(attached: Attached, *, sysfs: Path = SYSFS, records: Path = RECORDS) -> bool:
-    """Wait until a port is free: True where its connection was lost, False where it was detached.
+    """Wait until it is `dropped`: True where the connection was lost, False where it was detached.
 
     Whoever detaches a port, usbip too, removes its record first.
     """
     row = _port(attached.port, sysfs)
-    while _state(row, sysfs) not in (PortState.FREE, PortState.ERROR):
+    while not _dropped(attached, row, sysfs, records):
         time.sleep(_LOOK)
-    return remote_of(attached.port, records=records) == attached.remote
+    return remote_of(attached.port, records=records) is not None
 
 
 # --- detach -------------------------------------------------------------------------------------
@@ -341,21 +369,26 @@ def wait_dropped(attached: Attached, *, sysfs: Path = SYSFS, records: Path = REC
 def detach(port: int, timeout: float = 10, *, sysfs: Path = SYSFS, records: Path = RECORDS) -> bool:
     """Detach a port and wait until it is free and its device gone; False where it was free.
 
+    It may be another's again by then, which its record says.
     Raises VhciError after ``timeout`` seconds: somebody holds a URB that the server never ended.
     """
     row = _port(port, sysfs)
     _remove_record(records, port)  # first, as usbip does: what is lost now was meant to be
     if row.state is PortState.FREE:
         return False
+    directory = device_directory(row, sysfs=sysfs)
+    before = life_of(directory)
     try:
         write_attribute(_vhci(sysfs) / "detach", str(port))
     except SysfsError as error:
         if error.errno != errno.EINVAL or _state(row, sysfs) is not PortState.FREE:
             raise
-    directory = device_directory(row, sysfs=sysfs)
 
     def gone() -> bool:
-        return _state(row, sysfs) is PortState.FREE and not directory.exists()
+        now = life_of(directory)
+        if remote_of(port, records=records) is not None:
+            return now is None or now != before
+        return _state(row, sysfs) is PortState.FREE and now is None
 
     if not wait_until(gone, timeout):
         raise VhciError(f"port {port} is not free {timeout:g} s after it was detached; see dmesg")

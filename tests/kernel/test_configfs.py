@@ -436,7 +436,7 @@ def test_up_holds_a_gadget_until_down() -> None:
         finally:
             process.kill()
     assert (find("serial"), (GADGETS / "serial").exists()) == (None, False)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while functionfs_mounts(mount_directory("serial")) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert functionfs_mounts(mount_directory("serial")) == ()

@@ -10,7 +10,6 @@ takes SG lists, but usb_submit_urb refuses such an entry (drivers/usb/core/urb.c
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import random
@@ -53,17 +52,17 @@ SIZE: Final = 1 << 30
 
 AMOUNT: Final = {
     USERSPACE_HIGH: 4,
-    USERSPACE_SUPER: 16,
+    USERSPACE_SUPER: 8,
     VUDC: 4,  # its timer lets 53248 bytes through every 4 ms (drivers/usb/usbip/vudc_transfer.c)
     DUMMY_HIGH: 4,
-    DUMMY_SUPER: 16,
-    STUB: 8,
+    DUMMY_SUPER: 8,
+    STUB: 4,
 }
-"""MiB that dd moves at a time: what each carrier does in some seconds under emulation."""
+"""MiB that dd moves at a time: what each carrier does in a second or two under emulation."""
 
 IMAGE: Final = Path("/dev/shm/thread.img")
 COPY: Final = Path("/dev/shm/thread.copy")
-TREE: Final = Path(__file__).parents[2] / "gadgets"
+TREE: Final = Path(__file__).parents[2] / "gadgets" / "mass_storage"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +150,16 @@ def dd(**operands: str | int | Path) -> None:
     subprocess.run(("dd", "status=none", "bs=1M", *words), check=True)
 
 
-def digest(path: Path, offset: int = 0, length: int | None = None) -> str:
+def first_difference(path: Path, offset: int, data: bytes) -> int | None:
+    """Where a file is not these bytes from ``offset`` on; None where it is."""
     with path.open("rb", buffering=0) as file:
         file.seek(offset)
-        data = file.read() if length is None else file.read(length)
-    return hashlib.sha256(data).hexdigest()
+        there = file.read(len(data))
+    if there == data:
+        return None
+    return next(
+        (n for n, (a, b) in enumerate(zip(there, data, strict=False)) if a != b), len(there)
+    )
 
 
 @pytest.mark.parametrize("where", ["start", "end"])
@@ -164,14 +168,16 @@ def test_dd_iflag_direct_reads_what_is_in_the_image(disk: Disk, where: str) -> N
     first = 0 if where == "start" else SIZE // MIB - disk.amount
     put(first * MIB, data)
     dd(if_=disk.node, of=COPY, iflag="direct", skip=first, count=disk.amount)
-    assert digest(COPY) == hashlib.sha256(data).hexdigest()
+    assert COPY.stat().st_size == len(data)
+    assert first_difference(COPY, 0, data) is None
 
 
 def test_dd_oflag_direct_writes_into_the_image(disk: Disk) -> None:
-    COPY.write_bytes(noise(7, disk.amount))
+    data = noise(7, disk.amount)
+    COPY.write_bytes(data)
     first = SIZE // MIB // 2
     dd(if_=COPY, of=disk.node, oflag="direct", seek=first, count=disk.amount)
-    assert digest(IMAGE, first * MIB, disk.amount * MIB) == digest(COPY)
+    assert first_difference(IMAGE, first * MIB, data) is None
 
 
 @pytest.mark.parametrize("blocks", [1, 63, 241, 257])

@@ -29,8 +29,8 @@ from usbip_vudc.host.session import Connect, Session
 from usbip_vudc.pyusb_backend import get_backend
 from usbip_vudc.server import DEFAULT_HOST
 from usbip_vudc.settle import POLL, NotReady, wait_until
-from usbip_vudc.sysfs import SysfsError, nodes, read_attribute
-from usbip_vudc.vhci import Attached, PortState
+from usbip_vudc.sysfs import SysfsError, life_of, nodes, read_attribute
+from usbip_vudc.vhci import Attached
 from usbip_vudc.wire.pdu import OpStatus
 
 __all__ = ("HostEnd", "OwnBusHost", "host_end", "libusb_device")
@@ -206,7 +206,7 @@ class _LinuxHost(HostEnd):
         deadline = time.monotonic() + timeout
         while True:
             self.plug(max(deadline - time.monotonic(), 0.0))
-            life = _life(self.sysfs)
+            life = life_of(self.sysfs)
             device = libusb_device(self.sysfs)
             if device is not None:
                 return life, device
@@ -215,7 +215,7 @@ class _LinuxHost(HostEnd):
             time.sleep(POLL)
 
     def _still(self, life: object) -> bool:
-        return _life(self.sysfs) == life
+        return life_of(self.sysfs) == life
 
     def wait_gone(self, timeout: float = PATIENCE) -> None:
         """Wait until its directory is gone."""
@@ -237,14 +237,6 @@ def libusb_device(directory: Path) -> usb.core.Device | None:
     except SysfsError:
         return None
     return usb.core.find(backend=backend, bus=bus, address=address)
-
-
-def _life(directory: Path) -> tuple[Path, int] | None:
-    """What no two lives of a device share: a directory of sysfs that is made anew is another."""
-    try:
-        return directory, directory.stat().st_ino
-    except FileNotFoundError:
-        return None
 
 
 class OwnBusHost(_LinuxHost):
@@ -280,11 +272,7 @@ class _Vhci(_LinuxHost):
     def plug(self, timeout: float = PATIENCE) -> None:
         """Attach it, where it is not attached."""
         deadline = time.monotonic() + timeout
-        if self._attached is not None and not self._lost(self._attached):
-            vhci.wait_device(self._attached.port, timeout)
-            return
         while True:
-            self._detach()
             try:
                 self._attach(max(deadline - time.monotonic(), 0.0))
                 return
@@ -294,15 +282,11 @@ class _Vhci(_LinuxHost):
             time.sleep(POLL)
 
     def _attach(self, timeout: float) -> None:
-        attached = self._attached = vhci.attach_remote(DEFAULT_HOST, *self._server)
+        if self._attached is None or vhci.dropped(self._attached):
+            self._detach()
+            self._attached = vhci.attach_remote(DEFAULT_HOST, *self._server)
         # By place: where it last was is known once it is gone, too.
-        self._directory = vhci.wait_device(attached.port, timeout)
-
-    def _lost(self, attached: Attached) -> bool:
-        """Whether the port is free again, or another's by now."""
-        states = [port.state for port in vhci.ports() if port.number == attached.port]
-        others = vhci.remote_of(attached.port) not in (None, attached.remote)
-        return others or states[0] in (PortState.FREE, PortState.ERROR)
+        self._directory = vhci.wait_device(self._attached.port, timeout)
 
     def _detach(self) -> None:
         attached, self._attached = self._attached, None

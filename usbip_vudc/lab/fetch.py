@@ -116,6 +116,7 @@ def _open(url: str) -> HTTPResponse:
         try:
             return cast("HTTPResponse", urllib.request.urlopen(url, timeout=_SILENCE))
         except urllib.error.HTTPError as error:
+            error.close()  # it is an answer, too, and holds the connection
             if error.code == 404:
                 raise _NotThere from None
             reason = error

@@ -24,10 +24,13 @@ END_OF_LOG: Final = "usbip-vudc lab: end of the command"
 
 _STAYS: Final = re.compile(
     "DBUS_.*|DISPLAY|HOME|HOSTNAME|INVOCATION_ID|JOURNAL_STREAM|LOGNAME|MAIL|MAKEFLAGS|MAKELEVEL"
-    "|MFLAGS|NOTIFY_SOCKET|OLDPWD|PATH|PWD|SHLVL|SSH_.*|TEMP|TERM|TMP|TMPDIR|USER|WAYLAND_DISPLAY"
-    "|XDG_.*|_|BASH_FUNC_.*"
+    "|MFLAGS|NOTIFY_SOCKET|OLDPWD|PATH|PWD|PYTHONDONTWRITEBYTECODE|SHLVL|SSH_.*|TEMP|TERM|TMP"
+    "|TMPDIR|USER|WAYLAND_DISPLAY|XDG_.*|_|BASH_FUNC_.*"
 )
-"""Variables that say something about the host's session, not about the work."""
+"""Variables that say something about the host's session, not about the work.
+
+Under emulation each Python would take seconds to compile what the one before it has compiled.
+"""
 
 _SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
