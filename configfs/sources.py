@@ -17,7 +17,7 @@ from configfs.records import digest
 from configfs.tree import userspace_functions
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.gadget import Gadget
-from usbip_vudc.registry import GADGETS, WITH_DISK, GadgetOptions, load_gadget
+from usbip_vudc.registry import GADGETS, GadgetOptions, load_gadget
 from usbip_vudc.scheme import load_scheme
 
 __all__ = ("DIRECTORY_SCHEME", "Source", "find_source")
@@ -60,7 +60,6 @@ def find_source(what: str, options: GadgetOptions) -> Source:
     Raises SchemeError where it means nothing, or something impossible, and OSError.
     """
     if what in GADGETS:
-        options = options if what in WITH_DISK else replace(options, image=None)
         described = load_gadget(what, replace(options, image=None, size=None, models=()))
         image = options.image.absolute() if options.image is not None else None
         origin = repr((what, replace(options, image=image)))

@@ -353,7 +353,7 @@ def test_brackets_that_do_not_match_are_pointed_at(text: str, column: int, what:
         ("[[rules]]\nwhere = 'host'\nwhat = 'stal'", "'stal' is no action"),
         ("[[rules]]\nwhere = 'host'\nwhen = 3\nwhat = 'stall'", "when"),
         ("[[rules]]\nwhere = 'host'\nwaht = 'stall'", "waht"),
-        ("[[rules", "no TOML"),
+        ("[[rules", "not TOML"),
     ],
 )
 def test_toml_that_is_wrong_names_the_file_and_the_key(text: str, message: str) -> None:
@@ -409,3 +409,10 @@ def test_packet_sizes_are_checked_against_usb_unless_meant() -> None:
     assert "write packet_size(..., illegal) to mean it" in str(caught.value)
     with pytest.raises(SchemeError, match="do not exist at low speed"):
         injected(gadget, Plan.parse("mass_storage packet_size(low=8)"))
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "lab.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(SchemeError, match=r"lab\.toml: not a text file in UTF-8"):
+        load_plan(path)

@@ -9,6 +9,9 @@ import sys
 
 import pytest
 
+from usbip_vudc.errors import SchemeError
+from usbip_vudc.pytest_support import make_gadget
+
 pytest_plugins = ["pytester"]
 
 READS_AND_FAILS = """
@@ -137,7 +140,7 @@ def test_a_gadget_by_marker_and_by_fixture(run: Run, pytester: pytest.Pytester) 
     """)
     result.assert_outcomes(passed=4, errors=1)
     result.stdout.fnmatch_lines(
-        ["@pytest.mark.gadget: gadget: sise='1M': expected one of image, *"]
+        ["@pytest.mark.gadget: gadget storage: sise='1M': expected one of image, *"]
     )
 
 
@@ -322,3 +325,10 @@ def test_loading_it_loads_nothing_else_of_the_package() -> None:
     )
     done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["usbip_vudc", "usbip_vudc.pytest_plugin"]
+
+
+def test_an_option_that_the_gadget_has_not_is_refused() -> None:
+    with pytest.raises(SchemeError, match=r"gadget serial: size='1M': expected one of back_press"):
+        make_gadget("serial", {"size": "1M"})
+    with pytest.raises(SchemeError, match="gadget 'toaster' is unknown; there are composite"):
+        make_gadget("toaster", {"size": "1M"})

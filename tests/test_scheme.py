@@ -328,10 +328,18 @@ KERNEL_HID = FUNCTION + "kernel = 'hid'\n[configs.functions.attributes]\n"
 
 BAD = [
     ("name = ", "not TOML: Invalid value (at end of document)"),
+    (f"name = {'[' * 5000}", "arrays or tables in one another, too many of them"),
     (HEAD, "configs is missing: expected at least one [[configs]]"),
     (HEAD + "configs = 1", "configs = 1: expected an array of tables"),
     ("name = 'g'\n[[configs]]", "idVendor is missing: expected a number from 0 to 0xffff"),
     ("name = 7\n[[configs]]", "name = 7: expected a string"),
+    ("name = ''\n[[configs]]", "name = '': expected one word"),
+    ("name = 'my disk'\n[[configs]]", "name = 'my disk': expected one word"),
+    (f"name = '{'long ' * 2000}'\n[[configs]]", "long...: expected one word"),
+    (HEAD + "os_descriptors = { vendor_code = 1, versions = [{}, [1]] }\n[[configs]]",
+     "os_descriptors.versions = [{}, [1]]: expected [1], [2] or [1, 2]"),
+    (HEAD + "os_descriptors = { vendor_code = 1, versions = [true] }\n[[configs]]",
+     "os_descriptors.versions = [True]: expected [1], [2] or [1, 2]"),
     (HEAD + "idVendr = 1\n[[configs]]", "idVendr: unknown key; did you mean idVendor?; there are "
      "name, idVendor, idProduct, bcdDevice, device_class, manufacturer, product, serial, "
      "max_speed, bcdUSB, bMaxPacketSize0, deliberately_illegal, os_descriptors, webusb, "
@@ -390,6 +398,8 @@ BAD = [
     (DISK + "luns = [1]", "configs[0].functions[0].luns = [1]: expected an array of tables"),
     (DISK + "luns = [{ size = '1M' }, { size = '12x' }]", "configs[0].functions[0].luns[1].size "
      "= '12x': expected bytes, or text with K, M, G or T such as '64M'"),
+    (DISK + "luns = [{ size = '8388608T' }]", "luns[0].size = '8388608T': expected bytes"),
+    (DISK + "luns = [{ size = 9223372036854775808 }]", "size = 9223372036854775808: expected"),
     (DISK + "luns = [{ size = true }]", "luns[0].size = True: expected bytes, or text"),
     (DISK + "luns = [{ size = 513 }]",
      "luns[0].size = 513: expected a multiple of block_size 512"),

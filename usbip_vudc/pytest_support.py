@@ -7,7 +7,7 @@ used, and knows nothing of pytest.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from usbip_vudc.carrier import OURS, PATIENCE, Carried, Carrier
@@ -17,7 +17,7 @@ from usbip_vudc.host.serial import UsbSerial
 from usbip_vudc.host.storage import UsbStorage
 from usbip_vudc.injection import Plan, find_plan
 from usbip_vudc.injection.conditions import Chance
-from usbip_vudc.registry import GadgetOptions, load_gadget
+from usbip_vudc.registry import OPTIONS, GadgetOptions, load_gadget
 from usbip_vudc.scheme import is_scheme, load_scheme, parse_size
 from usbip_vudc.usb.ch9 import Speed
 
@@ -78,11 +78,11 @@ def impossible(gadget: Gadget, carrier: Carrier) -> str | None:
 def make_gadget(source: str | Path | Gadget, options: Mapping[str, object]) -> Gadget:
     """What ``@pytest.mark.gadget(source, **options)`` means.
 
-    A ready-made gadget's name, which the options are for (`GadgetOptions`; ``size`` may be such
+    A ready-made gadget's name, with options of its `OPTIONS` (`GadgetOptions`; ``size`` may be such
     as ``"16M"``), a scheme's FILE.toml, or a Gadget. Raises SchemeError, or OSError for a file.
     """
     if isinstance(source, str) and not is_scheme(source):
-        return load_gadget(source, _options(options))
+        return load_gadget(source, _options(source, options))
     if options:
         raise SchemeError(
             f"gadget {source!r}: {', '.join(options)}: options are for ready-made gadgets alone"
@@ -92,12 +92,16 @@ def make_gadget(source: str | Path | Gadget, options: Mapping[str, object]) -> G
     return source
 
 
-def _options(given: Mapping[str, object]) -> GadgetOptions:
-    known = [field.name for field in fields(GadgetOptions)]
+def _options(name: str, given: Mapping[str, object]) -> GadgetOptions:
+    if name not in OPTIONS:
+        return GadgetOptions()  # `load_gadget` says which gadgets there are
+    known = (*sorted(OPTIONS[name]), "serial_number")
     values = dict(given)
-    for name, value in given.items():
-        if name not in known:
-            raise SchemeError(f"gadget: {name}={value!r}: expected one of {', '.join(known)}")
+    for option, value in given.items():
+        if option not in known:
+            raise SchemeError(
+                f"gadget {name}: {option}={value!r}: expected one of {', '.join(known)}"
+            )
     if isinstance(size := given.get("size"), str):
         values["size"] = parse_size(size)
     if isinstance(image := given.get("image"), str):

@@ -21,6 +21,7 @@ __all__ = (
     "FUNCTIONS",
     "GADGETS",
     "KERNEL_UDC",
+    "OPTIONS",
     "WITH_DISK",
     "GadgetOptions",
     "RunnableUDC",
@@ -31,7 +32,7 @@ __all__ = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GadgetOptions:
-    """What the command line says of a ready-made gadget.
+    """What the command line says of a ready-made gadget, each of which looks at its `OPTIONS`.
 
     ``image`` backs a storage gadget (None: memory), ``size`` in bytes creates it where it is
     missing; it may also name another store, such as ``overlay:FILE``. ``models`` are the bad
@@ -76,8 +77,30 @@ GADGETS: Final[Mapping[str, str]] = {
     "ffs-test": "gadgets.ffs_test.presets:ffs_test",
 }
 
-WITH_DISK: Final = frozenset(("storage", "composite"))
-"""Those that ``image`` and ``size`` speak of."""
+_DISK: Final = frozenset(("image", "size", "read_only", "removable", "models"))
+_SERIAL: Final = frozenset(
+    ("profile", "back_pressure", "zlp", "baud_paced", "wait_for_dtr", "ports")
+)
+
+OPTIONS: Final[Mapping[str, frozenset[str]]] = {
+    "serial": _SERIAL,
+    "generic": _SERIAL,
+    "ftdi": _SERIAL,
+    "storage": _DISK,
+    "composite": _SERIAL | _DISK,
+    "keyboard": frozenset(("text",)),
+    "mouse": frozenset(("path",)),
+    "usbtest": frozenset(("pattern",)),
+    "usbtest-ffs": frozenset(("pattern",)),
+    "usbtest-low": frozenset(("pattern",)),
+    "pyusb-test": frozenset(),
+    "functionfs-test": frozenset(("pairs",)),
+    "ffs-test": frozenset(("pattern",)),
+}
+"""The fields of GadgetOptions that a ready-made gadget looks at, besides ``serial_number``."""
+
+WITH_DISK: Final = frozenset(name for name, fields in OPTIONS.items() if "image" in fields)
+"""Those that one ``image`` can be behind."""
 
 FUNCTIONS: Final[Mapping[str, str]] = {
     "acm": "gadgets.acm.scheme:AcmScheme",
@@ -110,7 +133,10 @@ class RunnableUDC(Protocol):
 
 
 def load_gadget(name: str, options: GadgetOptions) -> Gadget:
-    """Make a ready-made gadget. Raises SchemeError for an unknown name or impossible options."""
+    """Make a ready-made gadget; options that are not among its `OPTIONS` change nothing.
+
+    Raises SchemeError for an unknown name or impossible options, OSError for an image.
+    """
     target = GADGETS.get(name)
     if target is None:
         raise SchemeError(f"gadget {name!r} is unknown; there are {', '.join(sorted(GADGETS))}")

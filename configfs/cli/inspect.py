@@ -14,6 +14,8 @@ from configfs.sources import find_source
 from configfs.summary import summary
 from configfs.transaction import GADGETS, ConfigfsGadget
 from configfs.tree import check_name
+from usbip_vudc.cli.gadget_options import speed_option
+from usbip_vudc.errors import SchemeError
 from usbip_vudc.registry import GADGETS as READY_MADE
 from usbip_vudc.registry import GadgetOptions, load_gadget
 from usbip_vudc.scheme import dump_scheme
@@ -48,17 +50,17 @@ def udc(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("what", metavar="FILE")
-@click.option("--speed", help="low, full, high or super (default: each that it can have).")
+@click.argument("what", metavar="NAME|FILE|DIR")
+@speed_option("each that it can have")
 @click.option(
     "--deliberately-illegal",
     is_flag=True,
     help="Show it as `serve --deliberately-illegal` serves it, and what USB forbids of it.",
 )
-def check(what: str, speed: str | None, deliberately_illegal: bool) -> None:
+def check(what: str, speed: Speed | None, deliberately_illegal: bool) -> None:
     """Check a scheme, and show what a host would see of its gadget at each speed.
 
-    FILE is what `usbip-vudc up` takes. No image is opened or created. Where USB forbids the gadget
+    It takes what `usbip-vudc up` takes. No image is opened or created. Where USB forbids the gadget
     at a speed, the rule is named with its section. The exit status is 1 where it is not right, or
     possible at no speed that was asked for; the message names the key, its value and what would
     be right.
@@ -66,7 +68,7 @@ def check(what: str, speed: str | None, deliberately_illegal: bool) -> None:
     gadget = find_source(what, GadgetOptions()).described
     if deliberately_illegal:
         gadget = replace(gadget, deliberately_illegal=True)
-    for line in summary(gadget, Speed.parse(speed) if speed is not None else None):
+    for line in summary(gadget, speed):
         click.echo(line)
 
 
@@ -94,7 +96,10 @@ def save(name: str, file: Path | None, force: bool) -> None:
     All that can be read and written of it is saved, whoever made it: `usbip-vudc up FILE` makes
     the same gadget. FunctionFS functions live in a program and cannot be saved.
     """
-    check_name(name)
+    try:
+        check_name(name)
+    except SchemeError as error:
+        raise click.BadParameter(str(error), param_hint="NAME") from None
     text = dump_scheme(read_gadget(ConfigfsGadget(GADGETS / name)))
     if file is None:
         click.echo(text, nl=False)

@@ -18,7 +18,7 @@ from configfs.records import Record, alive, annotate, find, records
 from configfs.sources import Source, find_source
 from configfs.transaction import GADGETS, ConfigfsGadget, gadgets
 from configfs.tree import check_name
-from usbip_vudc.cli.gadget_options import gadget_options
+from usbip_vudc.cli.gadget_options import gadget_options, refuse_others
 from usbip_vudc.cli.plan_options import UnderPlan, plan_options
 from usbip_vudc.control import Control
 from usbip_vudc.errors import SchemeError, UsbipVudcError
@@ -49,15 +49,15 @@ def up(
 ) -> None:
     """Create a gadget in configfs and bind it to a UDC.
 
-    NAME is serial, generic, storage or composite, which the options from --image to --profile
-    describe.
-    FILE is a scheme (FILE.toml) or a scheme of gt (FILE.scheme); DIR has its scheme in
-    DIR/scheme.toml.
+    NAME is a ready-made gadget (`usbip-vudc template` lists them), which the options from --image
+    to --pattern describe. FILE is a scheme (FILE.toml) or a scheme of gt (FILE.scheme); DIR has
+    its scheme in DIR/scheme.toml.
 
     With functions of userspace it serves until Ctrl-C, SIGTERM or `usbip-vudc down`, and leaves
     nothing behind. A gadget of kernel functions alone stays. Prints the gadget and its UDC.
     """
     source = _source(what, options, under_plan)
+    refuse_others((what,))
     _clean()
 
     def say(controller: str, *, changed: bool) -> None:

@@ -12,14 +12,13 @@ from rich.table import Table
 
 from usbip_vudc.bot_check.check import Check
 from usbip_vudc.bot_check.checks import choose
-from usbip_vudc.bot_check.findings import Violation
 from usbip_vudc.bot_check.initiator import Initiator
 from usbip_vudc.bot_check.running import examine
 from usbip_vudc.bot_check.subject import Subject
 from usbip_vudc.bot_check.target import attached, local, remote
 from usbip_vudc.cli.remote import reaching
-from usbip_vudc.cli.verdict_options import Telling, verdict_options
-from usbip_vudc.errors import SchemeError
+from usbip_vudc.cli.verdict_options import Telling, gather, verdict_options
+from usbip_vudc.errors import SchemeError, UsbipVudcError
 from usbip_vudc.host.handshake import list_devices
 from usbip_vudc.server import DEFAULT_PORT
 from usbip_vudc.verdicts import Verdict
@@ -107,10 +106,12 @@ def bot_check(
         raise click.UsageError("--vhci is for a device of a USB/IP server")
     opened = _opened(host, tcp_port, busid, device, vhci=vhci)
     started = time.monotonic()
-    verdicts = _run(opened, checks, timeout, lun, lba, not no_write)
+    verdicts: list[Verdict] = []
+    interrupted = _run(opened, checks, verdicts, timeout, lun, lba, not no_write)
     title = f"usbip-vudc bot-check {where}"
     about: dict[str, object] = {"device": where, "lun": lun}
-    ctx.exit(telling.tell(title, verdicts, time.monotonic() - started, about=about))
+    seconds = time.monotonic() - started
+    ctx.exit(telling.tell(title, verdicts, seconds, about=about, interrupted=interrupted))
 
 
 def _where(host: str | None, busid: str | None, device: str | None) -> str:
@@ -137,20 +138,27 @@ def _opened(
 def _run(
     opened: AbstractContextManager[usb.core.Device],
     checks: tuple[Check, ...],
+    verdicts: list[Verdict],
     timeout: float,
     lun: int,
     lba: int | None,
     may_write: bool,
-) -> list[Verdict]:
+) -> bool:
+    """Fill in the verdicts; whether the user has interrupted that."""
+    interrupted = False
     try:
         with opened as device:
             subject = Subject(
                 Initiator(device, timeout=timeout), lun=lun, lba=lba, may_write=may_write
             )
             subject.prepare()
-            return list(examine(subject, checks))
-    except (Violation, usb.core.USBError, ValueError) as error:
-        raise click.ClickException(str(error)) from None
+            interrupted = gather(examine(subject, checks), verdicts)
+    except (UsbipVudcError, usb.core.USBError, ValueError) as error:
+        # A device that is lost may not go without trouble, and that is no reason to say less.
+        if not verdicts:
+            raise click.ClickException(str(error)) from None
+        click.echo(f"usbip-vudc: afterwards: {error}", err=True)
+    return interrupted
 
 
 def _listing(checks: tuple[Check, ...]) -> Table:

@@ -9,13 +9,14 @@ from rich import box
 from rich.table import Table
 
 from usbip_vudc.cli.remote import reaching
-from usbip_vudc.cli.verdict_options import Telling, verdict_options
+from usbip_vudc.cli.verdict_options import Telling, gather, verdict_options
 from usbip_vudc.conformance.rule import Rule
 from usbip_vudc.conformance.rules import choose
 from usbip_vudc.conformance.running import examine
 from usbip_vudc.conformance.subject import Subject
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.server import DEFAULT_PORT
+from usbip_vudc.verdicts import Verdict
 
 __all__ = ("conformance",)
 
@@ -91,10 +92,12 @@ def _run(
     subject = Subject(host, port, busid, timeout=timeout)
     with reaching(host, port):
         subject.reach()
-    verdicts = list(examine(subject, rules))
+    verdicts: list[Verdict] = []
+    interrupted = gather(examine(subject, rules), verdicts)
     about: dict[str, object] = {"host": host, "port": port, "busid": busid}
     title = f"usbip-vudc conformance {host}:{port} {busid}"
-    return telling.tell(title, verdicts, time.monotonic() - started, about=about)
+    seconds = time.monotonic() - started
+    return telling.tell(title, verdicts, seconds, about=about, interrupted=interrupted)
 
 
 def _listing(rules: tuple[Rule, ...]) -> Table:

@@ -8,6 +8,7 @@ from typing import Final
 import click
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from usbip_vudc.lab.checks import Check, State, System, all_checks, userspace_works
@@ -56,5 +57,6 @@ def _table(checks: list[Check]) -> Table:
         made.add_column(heading, overflow="fold")
     for check in checks:
         state = f"[{_STYLES[check.state]}]{check.state.value}[/]"
-        made.add_row(check.what, state, check.seen, check.why, check.mend)
+        # pip's extras are in brackets, as rich's markup is.
+        made.add_row(check.what, state, *map(escape, (check.seen, check.why, check.mend)))
     return made

@@ -1,19 +1,27 @@
-"""The options of ready-made gadgets, which several commands take, as one GadgetOptions."""
+"""The options of ready-made gadgets, which several commands take, as one GadgetOptions.
+
+A command says to `refuse_others` which gadgets it was given, so that no option is passed over.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from usbip_vudc.errors import SchemeError
-from usbip_vudc.registry import GadgetOptions
+from usbip_vudc.registry import OPTIONS, GadgetOptions
 from usbip_vudc.scheme import parse_size
+from usbip_vudc.usb.ch9 import Speed
 
-__all__ = ("gadget_options",)
+__all__ = ("gadget_options", "refuse_others", "speed_option")
+
+_FIELDS: Final = {"no_zlp": "zlp"}
+"""Parameters that have another name than their field of GadgetOptions."""
 
 
 def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
@@ -21,6 +29,23 @@ def _size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> in
         return None if value is None else parse_size(value)
     except SchemeError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def _speed(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Speed | None:
+    try:
+        return None if value is None else Speed.parse(value)
+    except SchemeError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def speed_option(default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command ``--speed``; it receives a Speed, or None for what ``default`` says."""
+    return click.option(
+        "--speed",
+        metavar="SPEED",
+        callback=_speed,
+        help=f"low, full, high or super (default: {default}).",
+    )
 
 
 _OPTIONS = (
@@ -34,10 +59,15 @@ _OPTIONS = (
         "--size",
         metavar="SIZE",
         callback=_size,
-        help="Size of that memory, or of an image to be created.",
+        help="Bytes of that memory, or of an image to be created, such as 64M (K, M, G, T: "
+        "powers of 1024).",
     ),
     click.option("--read-only", is_flag=True, help="Write-protect the storage gadget."),
-    click.option("--removable", is_flag=True, help="Removable medium."),
+    click.option(
+        "--removable",
+        is_flag=True,
+        help="A medium that `usbip-vudc media` and the host can take out of the storage gadget.",
+    ),
     click.option(
         "--model",
         "models",
@@ -47,6 +77,7 @@ _OPTIONS = (
     ),
     click.option(
         "--profile",
+        metavar="PROFILE",
         default="echo",
         show_default=True,
         help="Where the bytes of a serial gadget go: echo, sink[:SEED], source[:SEED[:LENGTH]], "
@@ -64,13 +95,16 @@ _OPTIONS = (
         "--no-zlp", is_flag=True, help="A serial gadget ends no transfer with a zero-length packet."
     ),
     click.option(
-        "--baud-paced", is_flag=True, help="A serial gadget is as slow as the rate that is set."
+        "--baud-paced",
+        is_flag=True,
+        help="A serial gadget is as slow as the baud rate that the host sets.",
     ),
     click.option(
         "--wait-for-dtr", is_flag=True, help="A serial gadget sends only while DTR is up."
     ),
     click.option(
         "--ports",
+        metavar="N",
         type=click.IntRange(1, 15),
         default=1,
         show_default=True,
@@ -92,6 +126,7 @@ _OPTIONS = (
     ),
     click.option(
         "--pairs",
+        metavar="N",
         type=click.IntRange(1, 15),
         default=15,
         show_default=True,
@@ -99,10 +134,12 @@ _OPTIONS = (
     ),
     click.option(
         "--pattern",
+        metavar="N",
         type=click.IntRange(0, 2),
         default=0,
         show_default=True,
-        help="Bytes of usbtest's gadgets: 0 zeros, 1 i % 63 of a packet, 2 takes anything.",
+        help="Bytes of usbtest's gadgets and ffs-test: 0 zeros, 1 byte i is i % 63, 2 takes "
+        "anything.",
     ),
 )
 
@@ -152,3 +189,21 @@ def gadget_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_OPTIONS):
         with_options = option(with_options)
     return with_options
+
+
+def refuse_others(names: Collection[str]) -> None:
+    """Refuse each option on the command line that none of these gadgets looks at.
+
+    ``names`` may hold schemes, too, which look at none. Raises UsageError.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        field = _FIELDS.get(name, name)
+        having = [gadget for gadget, fields in OPTIONS.items() if field in fields]
+        said = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if having and said and not any(gadget in having for gadget in names):
+            raise click.UsageError(
+                f"{parameter.opts[0]} is for {', '.join(having)}, and not for {', '.join(names)}"
+                f"{'' if all(name in OPTIONS for name in names) else ' (a scheme has keys for it)'}"
+            )

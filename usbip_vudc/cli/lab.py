@@ -30,6 +30,13 @@ __all__ = ("lab",)
 _LINES_SHOWN: Final = 25
 
 
+def _words(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(value))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: {error}") from None
+
+
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option(
     "--kernel",
@@ -43,8 +50,15 @@ _LINES_SHOWN: Final = 25
     type=click.Path(path_type=Path),
     help="The modules of a vmlinuz. Default: /lib/modules/VERSION.",
 )
-@click.option("--memory", metavar="SIZE", default="2G", show_default=True)
-@click.option("--cpus", metavar="N", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--memory", metavar="SIZE", default="2G", show_default=True, help="Memory of the VM.")
+@click.option(
+    "--cpus",
+    metavar="N",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="CPUs of the VM.",
+)
 @click.option(
     "--timeout",
     metavar="S",
@@ -61,7 +75,11 @@ _LINES_SHOWN: Final = 25
     "Default: a fresh directory in the cache.",
 )
 @click.option(
-    "--qemu", metavar="ARGS", default="", help="More arguments of QEMU's, such as devices."
+    "--qemu",
+    metavar="ARGS",
+    default="",
+    callback=_words,
+    help="More arguments of QEMU's, such as devices, quoted as for a shell.",
 )
 @click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...")
 @click.pass_context
@@ -73,7 +91,7 @@ def lab(
     cpus: int,
     timeout: float,
     results: Path | None,
-    qemu: str,
+    qemu: tuple[str, ...],
     command: tuple[str, ...],
 ) -> None:
     """Boot a real kernel under virtme-ng and run COMMAND in it as root.
@@ -94,7 +112,7 @@ def lab(
                 memory=memory,
                 cpus=cpus,
                 timeout=timeout,
-                qemu=tuple(shlex.split(qemu)),
+                qemu=qemu,
             )
             results = results.absolute() if results else fresh_results()
             results.mkdir(parents=True, exist_ok=True)

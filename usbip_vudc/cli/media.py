@@ -16,7 +16,7 @@ __all__ = ("media",)
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--socket",
+    "--control",
     "path",
     metavar="PATH",
     type=click.Path(path_type=Path),
@@ -30,7 +30,14 @@ def media(ctx: click.Context, path: Path | None) -> None:
 
 def _one_unit(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--lun", default=0, show_default=True, type=click.IntRange(0, 15)),
+        click.option(
+            "--lun",
+            metavar="N",
+            default=0,
+            show_default=True,
+            type=click.IntRange(0, 15),
+            help="Which unit of the device.",
+        ),
         click.option("--device", metavar="NAME", help="Busid or gadget, where there are several."),
     ):
         command = option(command)
@@ -48,7 +55,8 @@ def list_(path: Path | None, as_json: bool) -> None:
     """
     units = _units(path)
     if as_json:
-        click.echo(json.dumps({"media": [unit for _, unit in units]}))
+        rows = [{**unit, "control": str(where)} for where, unit in units]
+        click.echo(json.dumps({"media": rows}))
         return
     if not units:
         click.echo(f"no gadget with media runs here ({control_directory()})", err=True)
@@ -93,14 +101,21 @@ def protect(path: Path | None, off: bool, device: str | None, lun: int) -> None:
 
 def _change(among: Path | None, device: str | None, lun: int, command: str, **how: object) -> None:
     where, unit = _find(among, device, lun)
-    (now,) = ask(where, command=command, device=unit["device"], lun=lun, **how)
+    (now,) = _asked(where, command=command, device=unit["device"], lun=lun, **how)
     click.echo(_line(now))
 
 
 def _units(path: Path | None) -> list[tuple[Path, dict[str, Any]]]:
     """Every unit, each with the socket that it is behind."""
     paths = [path] if path is not None else list(sockets())
-    return [(each, unit) for each in paths for unit in ask(each, command="list")]
+    return [(each, unit) for each in paths for unit in _asked(each, command="list")]
+
+
+def _asked(path: Path, /, **request: object) -> list[dict[str, Any]]:
+    try:
+        return ask(path, **request)
+    except OSError as error:  # connect() does not say where
+        raise ControlError(f"{path}: {error.strerror or error}") from None
 
 
 def _find(path: Path | None, device: str | None, lun: int) -> tuple[Path, dict[str, Any]]:
@@ -109,9 +124,13 @@ def _find(path: Path | None, device: str | None, lun: int) -> tuple[Path, dict[s
     meant = [u for u in named if u[1]["lun"] == lun]
     if len(meant) == 1:
         return meant[0]
-    there = ", ".join(f"{u['device']} ({u['gadget']}) lun {u['lun']}" for _, u in units) or "none"
-    why = "several units fit; name one with --device" if meant else "no such unit runs"
-    raise ControlError(f"{why}; there are {there}")
+    # Two processes may each have a 1-1: then only their sockets tell them apart.
+    there = ", ".join(
+        f"{u['device']} ({u['gadget']}) lun {u['lun']} of {where}" for where, u in units
+    )
+    how = "name one by --device or --lun, or its process by `media --control PATH`"
+    why = f"several units fit; {how}" if meant else "no such unit runs"
+    raise ControlError(f"{why}; there are {there or 'none'}")
 
 
 def _line(unit: dict[str, Any]) -> str:

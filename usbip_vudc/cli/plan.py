@@ -85,8 +85,22 @@ def words() -> None:
 
 @plan.command()
 @click.argument("text", metavar="LAYOUT")
-@click.option("--length", default=32256, show_default=True, help="Bytes of the transfer.")
-@click.option("--maxp", default=512, show_default=True, help="Packet size in bytes.")
+@click.option(
+    "--length",
+    metavar="BYTES",
+    type=click.IntRange(0, 1 << 24),
+    default=32256,
+    show_default=True,
+    help="Bytes of the transfer.",
+)
+@click.option(
+    "--maxp",
+    metavar="BYTES",
+    type=click.IntRange(1, 1024),
+    default=512,
+    show_default=True,
+    help="The endpoint's wMaxPacketSize.",
+)
 def layout(text: str, length: int, maxp: int) -> None:
     """Show what a layout makes of a transfer, and whether it is benign."""
     try:

@@ -48,15 +48,13 @@ def proxy(
 
     Without --plan nothing is changed. With it every device's cable is as the rules say, such as
     "cable.in nth(3) stall" or "cable tcp_cut(1,47,100)"; what they do is said as they do it, and
-    summed up in the end.
+    summed up in the end: with --json in a second object.
     """
     with ExitStack() as stack:
         recording = _recording(stack, record, with_device=bool(under_plan))
         server = Proxy(remote, remote_port, under_plan.plan, record=recording)
-        try:
-            serve_until_stopped(server, host, tcp_port, as_json=as_json)
-        finally:
-            _summarize(server, as_json=as_json)
+        serve_until_stopped(server, host, tcp_port, as_json=as_json)
+        _summarize(server, as_json=as_json)
 
 
 def _recording(

@@ -42,6 +42,8 @@ def reaching(host: str, port: int) -> Iterator[None]:
         yield
     except UsbipVudcError:
         raise
+    except UnicodeError as error:  # of a name that DNS cannot have, such as one of 64 letters
+        raise click.ClickException(f"{host:.100}: no name of a host ({error})") from None
     except OSError as error:
         raise click.ClickException(
             f"{host} port {port}: {error.strerror or error}; is a USB/IP server running there?"

@@ -94,7 +94,7 @@ _U32 = click.IntRange(0, _MAX_U32)
     help="Rounds of each test, instead of the profile's; so are the next three.",
 )
 @click.option("-s", "--length", metavar="BYTES", type=_U32, help="Bytes of a URB or an SG entry.")
-@click.option("--vary", metavar="BYTES", type=_U32, help="Bytes by which lengths vary.")
+@click.option("-v", "--vary", metavar="BYTES", type=_U32, help="Bytes by which lengths vary.")
 @click.option(
     "-g",
     "--sglen",
@@ -152,25 +152,36 @@ def usbtest(
     started = time.monotonic()
     about: dict[str, object] = {"profile": profile}
     verdicts: list[Verdict] = []
+    interrupted = False
+
+    def tell(verdict: Verdict) -> None:
+        verdicts.append(verdict)
+        _tell(console, verdict)
+
     try:
         with _target(device, on, gadget, alt, pattern) as target:
             console.print(f"usbtest: {target}", markup=False)
             about["device"] = str(target)
-            verdicts += judge(
+            judge(
                 target,
                 cases,
                 profile=profile,
                 overrides=Overrides(iterations, length, vary, sglen),
                 timeout=timeout or _TIMEOUTS.get(profile, _LONG_TIMEOUT),
                 replay=_replay(target, on, gadget, alt, pattern),
-                tell=lambda verdict: _tell(console, verdict),
+                tell=tell,
             )
+    except KeyboardInterrupt:
+        interrupted = True
     except UsbipVudcError as error:
         # A device that is lost may not go without trouble, and that is no reason to say less.
         if not verdicts:
             raise
         click.echo(f"usbip-vudc: afterwards: {error}", err=True)
-    status = telling.tell("usbip-vudc usbtest", verdicts, time.monotonic() - started, about=about)
+    seconds = time.monotonic() - started
+    status = telling.tell(
+        "usbip-vudc usbtest", verdicts, seconds, about=about, interrupted=interrupted
+    )
     for line in (line for v in verdicts for line in v.diagnostics if not telling.ktap):
         console.print(line, markup=False, style="bold red")
     ctx.exit(status)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from usbip_vudc.verdicts import Verdict, as_json, exit_status, ktap, summary, table, write_junit
 
-__all__ = ("Telling", "verdict_options")
+__all__ = ("Telling", "gather", "verdict_options")
 
 _LOG_WIDTH: Final = 150
 """Columns where nobody says how wide the paper is."""
@@ -43,14 +44,14 @@ class Telling:
         seconds: float,
         *,
         about: Mapping[str, object] | None = None,
+        interrupted: bool = False,
     ) -> int:
         """Print the verdicts, write the XML, and return the exit status of the command.
 
-        ``about`` is what JSON says besides; ``seconds`` is what it took. Raises OSError.
+        ``about`` is what JSON says besides; ``seconds`` is what it took. ``interrupted`` says that
+        the user ended it before it was done. Raises OSError, when all is printed.
         """
         console = self.console()
-        if self.junit is not None:
-            write_junit(title, verdicts, self.junit, seconds)
         if self.ktap:
             click.echo(ktap(title, verdicts), nl=False)
         elif self.json:
@@ -58,7 +59,22 @@ class Telling:
         else:
             console.print(table(title, verdicts))
         console.print(f"{summary(verdicts)} ({seconds:.1f} s)", markup=False)
+        if self.junit is not None:
+            write_junit(title, verdicts, self.junit, seconds)
+        if interrupted:
+            click.echo("usbip-vudc: interrupted; the rest was not tried", err=True)
+            return 128 + signal.SIGINT
         return exit_status(verdicts)
+
+
+def gather(verdicts: Iterable[Verdict], into: list[Verdict]) -> bool:
+    """Note verdicts as they come; whether the user has ended that by Ctrl-C."""
+    try:
+        for verdict in verdicts:
+            into.append(verdict)
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 _OPTIONS = (
@@ -86,6 +102,8 @@ def verdict_options(command: Callable[..., None]) -> Callable[..., None]:
             raise click.ClickException(
                 "--junit needs the Python package junitparser: pip install 'usbip-vudc[junit]'"
             )
+        if junit is not None and not junit.absolute().parent.is_dir():
+            raise click.BadParameter(f"there is no directory {junit.parent}", param_hint="--junit")
         command(*args, telling=Telling(junit, as_ktap, in_json), **others)
 
     for option in reversed(_OPTIONS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,17 +11,14 @@ from usbip_vudc.errors import SchemeError
 from usbip_vudc.injection.catalogue import CATALOGUE
 from usbip_vudc.injection.plan import Plan
 from usbip_vudc.scheme.table import Table, nearest
+from usbip_vudc.scheme.toml import parse_toml, read_toml
 
 __all__ = ("dump_plan", "find_plan", "load_plan", "parse_plan")
 
 
 def parse_plan(text: str, where: str = "plan") -> Plan:
     """Read a plan's TOML form. Raises SchemeError that names ``where`` and the key."""
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SchemeError(f"{where}: no TOML: {error}") from None
-    return Plan.from_table(Table(values, where=where))
+    return Plan.from_table(Table(parse_toml(text, where=where), where=where))
 
 
 def dump_plan(plan: Plan) -> str:
@@ -32,7 +28,7 @@ def dump_plan(plan: Plan) -> str:
 
 def load_plan(path: Path) -> Plan:
     """Read a file. Raises SchemeError or OSError."""
-    return parse_plan(path.read_text(), str(path))
+    return parse_plan(read_toml(path), str(path))
 
 
 def find_plan(word: str, seed: int | None = None) -> Plan:

@@ -6,7 +6,6 @@ the configuration.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from usbip_vudc.gadget import OsDescriptors, OsFeatures, WebUsb
@@ -16,9 +15,7 @@ from usbip_vudc.usb.os_features import PropertyValue
 
 __all__ = ("feature_keys", "os_descriptor_keys", "read_os_descriptors", "read_webusb")
 
-_VERSIONS: Final[Mapping[tuple[object, ...], tuple[int, ...]]] = {
-    each: each for each in ((1,), (2,), (1, 2))
-}
+_VERSIONS: Final = ((1,), (2,), (1, 2))
 
 
 def read_os_descriptors(table: Table | None) -> OsDescriptors | None:
@@ -44,10 +41,12 @@ def read_os_descriptors(table: Table | None) -> OsDescriptors | None:
 
 def _versions(table: Table) -> tuple[int, ...]:
     given = table.values.get("versions", [1])
-    wanted = tuple(given) if isinstance(given, list) else ()
-    if wanted not in _VERSIONS or not all(type(version) is int for version in wanted):
-        raise table.error("versions", "[1], [2] or [1, 2]")
-    return _VERSIONS[wanted]
+    # True and 1.0 equal 1, and are no version.
+    if isinstance(given, list) and all(type(version) is int for version in given):
+        for versions in _VERSIONS:
+            if tuple(given) == versions:
+                return versions
+    raise table.error("versions", "[1], [2] or [1, 2]")
 
 
 def _features(table: Table) -> OsFeatures:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +13,7 @@ from usbip_vudc.registry import FUNCTIONS
 from usbip_vudc.scheme.functions import function_scheme
 from usbip_vudc.scheme.platforms import read_os_descriptors, read_webusb
 from usbip_vudc.scheme.table import Table
+from usbip_vudc.scheme.toml import parse_toml, read_toml
 from usbip_vudc.usb.ch9 import Speed
 
 __all__ = ("is_scheme", "load_scheme", "parse_scheme")
@@ -38,11 +38,7 @@ def load_scheme(path: Path, *, opens_files: bool = True) -> Gadget:
 
     Also OSError for a file that cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise SchemeError(f"{path}: not a text file in UTF-8 ({error})") from None
-    return parse_scheme(text, where=str(path), base=path.parent, opens_files=opens_files)
+    return parse_scheme(read_toml(path), where=str(path), base=path.parent, opens_files=opens_files)
 
 
 def parse_scheme(
@@ -54,10 +50,7 @@ def parse_scheme(
     compared, not served. Raises SchemeError, naming the key by its path, the value and what
     would be right, and OSError for an image that does not open.
     """
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SchemeError(f"{where}: not TOML: {error}") from None
+    values = parse_toml(text, where=where)
     return _gadget(Table(values, where=where, base=base, opens_files=opens_files))
 
 
@@ -74,7 +67,7 @@ def _gadget(table: Table) -> Gadget:
         raise table.error("configs", "at least one [[configs]]")
     with table.blamed():
         return Gadget(
-            name=table.text("name"),
+            name=_name(table),
             idVendor=table.integer("idVendor", None, 0, 0xFFFF),
             idProduct=table.integer("idProduct", None, 0, 0xFFFF),
             bcdDevice=table.integer("bcdDevice", 0x0100, 0, 0xFFFF),
@@ -90,6 +83,14 @@ def _gadget(table: Table) -> Gadget:
             webusb=read_webusb(table.table("webusb")),
             configs=tuple(_config(config, functions) for config in configs),
         )
+
+
+def _name(table: Table) -> str:
+    """One word, since programs read it in lines; configfs.tree wants more of it."""
+    name = table.text("name")
+    if not name.isprintable() or name.split() != [name]:
+        raise table.error("name", "one word")
+    return name
 
 
 def _config(table: Table, functions: _Functions) -> Config:

@@ -14,11 +14,14 @@ from typing import Final, TypeVar
 
 from usbip_vudc.errors import SchemeError
 from usbip_vudc.gadget import Text
-from usbip_vudc.scheme.size import parse_size
+from usbip_vudc.scheme.size import MOST, parse_size
 
 __all__ = ("Table", "nearest")
 
 _MISSING: Final = object()
+
+_MOST_SHOWN: Final = 200
+"""Characters of a value that an error shows."""
 
 _E = TypeVar("_E")
 
@@ -27,6 +30,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """``; did you mean X?``, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def _short(text: str) -> str:
+    """As much of it as a message can hold."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 class Table:
@@ -58,7 +66,7 @@ class Table:
     def error(self, key: str, expected: str) -> SchemeError:
         """The error to raise for a key: its place, its value, and what would be right."""
         value = self.values.get(key, _MISSING)
-        shown = "is missing" if value is _MISSING else f"= {value!r}"
+        shown = "is missing" if value is _MISSING else f"= {_short(repr(value))}"
         return SchemeError(f"{self.where}: {self._place(key)} {shown}: expected {expected}")
 
     def expect(self, *known: str) -> None:
@@ -128,7 +136,7 @@ class Table:
         if value is None:
             return None
         expected = "bytes, or text with K, M, G or T such as '64M'"
-        if type(value) is int and value > 0:
+        if type(value) is int and 0 < value <= MOST:
             return value
         if not isinstance(value, str):
             raise self.error(key, expected)
