@@ -190,6 +190,19 @@ def test_of_two_unlinks_that_overtook_their_urb_each_is_answered() -> None:
     assert taken(connection) == RetUnlink(seqnum=3, status=-errno.ECONNRESET).pack()
 
 
+def test_an_unlink_for_the_last_connection_is_answered_at_once() -> None:
+    connection, _ = device()
+    feed(connection, CmdUnlink(seqnum=678, devid=DEVID, unlink_seqnum=677).pack())
+    assert taken(connection) == RetUnlink(seqnum=678, status=0).pack()
+
+
+def test_an_unlink_whose_urb_was_passed_over_is_answered_with_the_next() -> None:
+    connection, _ = device()
+    feed(connection, submit(1, 2, 0) + CmdUnlink(seqnum=3, devid=DEVID, unlink_seqnum=2).pack())
+    feed(connection, submit(4, 2, 0))
+    assert taken(connection) == RetUnlink(seqnum=3, status=0).pack()
+
+
 def test_an_unlink_of_an_unlink_waits_for_nothing() -> None:
     connection, _ = device()
     feed(connection, submit(1, 2, 0) + CmdUnlink(seqnum=2, devid=DEVID, unlink_seqnum=1).pack())

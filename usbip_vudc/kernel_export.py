@@ -279,10 +279,14 @@ class VudcExport(KernelExport):
         return ()
 
     async def _prepare(self) -> None:
+        await self.rinse()
+
+    async def rinse(self) -> None:
         """Let usbip-vudc send to nobody what it still has for its last host.
 
         Nothing else empties its queue of replies (drivers/usb/usbip/vudc_tx.c), and a host drops
         a device that answers what it was not asked. The reply to an unlink comes behind them all.
+        Raises as `plug` does.
         """
         ours, kernels = socket.socketpair()
         with ours:

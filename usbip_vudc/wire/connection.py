@@ -190,9 +190,10 @@ class DeviceConnection(Connection):
         target = pdu.unlink_seqnum
         self._unlinks.append(pdu.seqnum)
         known = target in self._early or target in self._unlinks
-        if self._newest < target < pdu.seqnum and not known:
+        if 0 < self._newest < target < pdu.seqnum and not known:
             # vhci_tx.c sends every unlink that waits before it looks for URBs again: this one has
             # overtaken its own. Answered now, vhci would take the URB's reply for a stranger's.
+            # Before the first URB it is for one of the port's last connection, which never comes.
             if len(self._early) == _RECENT:
                 raise RemoteProtocolError(f"{_RECENT + 1} CMD_UNLINK came before their URBs")
             self._early[target] = pdu
@@ -200,10 +201,9 @@ class DeviceConnection(Connection):
         self._ret_unlink(pdu)
 
     def _unlink_early(self) -> None:
-        """Unlink the newest URB if that was asked for before it came."""
-        pdu = self._early.pop(self._newest, None)
-        if pdu is not None:
-            self._ret_unlink(pdu)
+        """Answer what overtook its URB, once that has come, or cannot: later ones have."""
+        for target in [seqnum for seqnum in self._early if seqnum <= self._newest]:
+            self._ret_unlink(self._early.pop(target))
 
     def _ret_unlink(self, pdu: CmdUnlink) -> None:
         # vhci: -ECONNRESET says the URB will get no RET_SUBMIT, 0 that it has had one.
