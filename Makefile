@@ -15,7 +15,7 @@ help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
 
 # Both lanes: pytest here, and pytest in the lab, on the kernel of /boot or Debian 12's.
-test: check  ## both lanes of the tests, lint and types: some 20 minutes
+test: check  ## both lanes of the tests, lint and types: some 25 minutes
 	@$(BIN)/python -m tests.lane
 
 # The kernel lane alone, on Debian 11's kernel, 12's, 13's and the newest of the archive.
