@@ -79,14 +79,12 @@ class FfsEndpoint(Endpoint):
 
     def queue(self, request: Request) -> Request:
         """As the seam says. Raises LocalProtocolError for more than 4 MiB, the limit of f_fs."""
-        if request.queued:
-            raise LocalProtocolError(f"{self.role}: {request!r} is queued already")
         if request.length > MAX_TRANSFER:
             raise LocalProtocolError(
                 f"{self.role}: a request of {request.length} bytes; FunctionFS takes at most "
                 f"{MAX_TRANSFER}"
             )
-        request.queued, request.done, request.actual, request.error = True, False, 0, None
+        request.begin(self.role)
         if not self._enabled:
             request.complete(EndpointDisabled(f"{self.role}: the configuration is over"))
             return request

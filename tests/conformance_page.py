@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from tests import pages
 from usbip_vudc.conformance.known import KNOWN
@@ -52,8 +51,4 @@ def filled(page: str) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        path = Path(sys.argv[1])
-        path.write_text(filled(path.read_text()))
-    else:
-        print(*tables().values(), sep="\n\n")
+    pages.print_or_fill(tables(), sys.argv[1:])

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from tests import pages
@@ -265,13 +264,5 @@ def filled(page: str) -> str:
     return pages.filled(page, tables())
 
 
-def main(arguments: list[str]) -> None:
-    """Print the tables, or put them into files."""
-    for name, text in () if arguments else tables().items():
-        print(f"## {name}\n\n{text}\n")
-    for path in map(Path, arguments):
-        path.write_text(filled(path.read_text()))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    pages.print_or_fill(tables(), sys.argv[1:])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
-__all__ = ("filled", "table")
+__all__ = ("filled", "print_or_fill", "table")
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -26,3 +27,11 @@ def filled(page: str, parts: Mapping[str, str]) -> str:
         if count != 1:
             raise ValueError(f"{begin} is there {count} times, expected once")
     return page
+
+
+def print_or_fill(parts: Mapping[str, str], arguments: Sequence[str]) -> None:
+    """Print the generated parts, or put them into the files that are given."""
+    for name, text in () if arguments else parts.items():
+        print(f"## {name}\n\n{text}\n")
+    for path in map(Path, arguments):
+        path.write_text(filled(path.read_text(), parts))

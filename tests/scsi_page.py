@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 from gadgets.mass_storage import RamLun
@@ -50,8 +49,4 @@ def filled(page: str) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        path = Path(sys.argv[1])
-        path.write_text(filled(path.read_text()))
-    else:
-        print(*tables().values(), sep="\n\n")
+    pages.print_or_fill(tables(), sys.argv[1:])

@@ -16,7 +16,7 @@ from typing import ClassVar, Protocol, Self, TypedDict, Unpack
 import anyio
 import anyio.to_thread
 
-from usbip_vudc.errors import SchemeError, TransferError
+from usbip_vudc.errors import LocalProtocolError, SchemeError, TransferError
 from usbip_vudc.sglist import Buffer, SGList
 from usbip_vudc.usb.ch9 import Direction, SetupPacket, Speed, TransferType
 
@@ -203,6 +203,15 @@ class Request:
         self.zero = zero
         self.partial = partial
         self.on_complete = on_complete
+
+    def begin(self, role: str) -> None:
+        """Called by whoever takes it on, for an endpoint of this role: it is queued.
+
+        Raises LocalProtocolError where it is queued already.
+        """
+        if self.queued:
+            raise LocalProtocolError(f"{role}: {self!r} is queued already")
+        self.queued, self.done, self.actual, self.error = True, False, 0, None
 
     def complete(self, error: TransferError | None = None) -> None:
         """Called once by the UDC for each time it was queued. Runs ``on_complete``."""

@@ -132,7 +132,7 @@ class KernelExport(Exportable):
         # and what should unplug the old one would unplug the new one.
         self._plugging = True
         try:
-            await self._prepare()
+            await self.prepare()
             self._hand_over(sock)
             await self._stay(sock, greeting)
             self._leaving = True
@@ -154,7 +154,7 @@ class KernelExport(Exportable):
             self._sock = None
             sock.close()  # the kernel has a reference of its own
 
-    async def _prepare(self) -> None:
+    async def prepare(self) -> None:
         """Make the device fit to be handed over."""
 
     def _hand_over(self, sock: socket.socket) -> None:
@@ -278,10 +278,7 @@ class VudcExport(KernelExport):
         """None: `device` announces none."""
         return ()
 
-    async def _prepare(self) -> None:
-        await self.rinse()
-
-    async def rinse(self) -> None:
+    async def prepare(self) -> None:
         """Let usbip-vudc send to nobody what it still has for its last host.
 
         Nothing else empties its queue of replies (drivers/usb/usbip/vudc_tx.c), and a host drops

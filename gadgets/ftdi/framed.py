@@ -16,7 +16,7 @@ from weakref import WeakSet
 import anyio
 
 from gadgets.ftdi.chip import Chip
-from usbip_vudc.errors import EndpointDisabled, LocalProtocolError, RequestWithdrawn, TransferError
+from usbip_vudc.errors import EndpointDisabled, RequestWithdrawn, TransferError
 from usbip_vudc.function import Endpoint, Request
 from usbip_vudc.usb.ftdi import STATUS_SIZE, FlowControl, LineStatus, ModemStatus
 from usbip_vudc.wrapped import WrappedEndpoint
@@ -80,9 +80,7 @@ class FramedIn(WrappedEndpoint):
 
     def queue(self, request: Request) -> Request:
         """As the seam says."""
-        if request.queued:
-            raise LocalProtocolError(f"{self.role}: {request!r} is queued already")
-        request.queued, request.done, request.actual, request.error = True, False, 0, None
+        request.begin(self.role)
         if self._ended:
             request.complete(EndpointDisabled(f"{self.role}: the configuration is over"))
             return request

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from usbip_vudc.errors import EndpointDisabled, LocalProtocolError, RequestWithdrawn
+from usbip_vudc.errors import EndpointDisabled, RequestWithdrawn
 from usbip_vudc.function import Endpoint, Request
 from usbip_vudc.wrapped import WrappedEndpoint
 
@@ -29,9 +29,7 @@ class HeldOut(WrappedEndpoint):
 
     def queue(self, request: Request) -> Request:
         """As the seam says."""
-        if request.queued:
-            raise LocalProtocolError(f"{self.role}: {request!r} is queued already")
-        request.queued, request.done, request.actual, request.error = True, False, 0, None
+        request.begin(self.role)
         if self._ended:
             request.complete(EndpointDisabled(f"{self.role}: the configuration is over"))
             return request

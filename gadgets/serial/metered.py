@@ -14,7 +14,7 @@ from typing import Final
 
 import anyio
 
-from usbip_vudc.errors import EndpointDisabled, LocalProtocolError, RequestWithdrawn, TransferError
+from usbip_vudc.errors import EndpointDisabled, RequestWithdrawn, TransferError
 from usbip_vudc.function import Endpoint, Request
 from usbip_vudc.sglist import SGList
 from usbip_vudc.wrapped import WrappedEndpoint
@@ -64,9 +64,7 @@ class MeteredEndpoint(WrappedEndpoint):
 
     def queue(self, request: Request) -> Request:
         """As the seam says."""
-        if request.queued:
-            raise LocalProtocolError(f"{request!r} is queued already")
-        request.queued, request.done, request.actual = True, False, 0
+        request.begin(self.role)
         if self._ended:
             request.complete(EndpointDisabled("the configuration is over"))
         else:

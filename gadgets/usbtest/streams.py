@@ -7,6 +7,7 @@ A host never waits for them longer than a completion takes, so what usbtest meas
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -37,7 +38,23 @@ def _goes_on(request: Request) -> bool:
     return request.error is None or isinstance(request.error, Overflow)
 
 
-class Source:
+class _Stream:
+    """Requests of one endpoint that are queued again as they are done."""
+
+    _endpoint: Endpoint
+    _requests: Sequence[Request]
+
+    def start(self) -> None:
+        """Queue everything."""
+        for request in self._requests:
+            self._endpoint.queue(request)
+
+    def _again(self, request: Request) -> None:
+        if _goes_on(request):
+            self._endpoint.queue(request)
+
+
+class Source(_Stream):
     """Sends whole packets of the pattern for as long as the host reads.
 
     ``qlen`` requests of ``buflen`` bytes share the same memory, which never changes. The pattern
@@ -58,19 +75,10 @@ class Source:
         memory = page_aligned(size)
         memory[:] = pattern_bytes(pattern, period or endpoint.max_packet_size, size)
         data = SGList(memory)
-        self._requests = [Request(data, on_complete=self._sent) for _ in range(qlen)]
-
-    def start(self) -> None:
-        """Queue everything."""
-        for request in self._requests:
-            self._endpoint.queue(request)
-
-    def _sent(self, request: Request) -> None:
-        if _goes_on(request):
-            self._endpoint.queue(request)
+        self._requests = [Request(data, on_complete=self._again) for _ in range(qlen)]
 
 
-class Sink:
+class Sink(_Stream):
     """Takes whatever comes, in ``qlen`` requests of ``buflen`` bytes.
 
     A byte that is not of the pattern halts the endpoint, as f_sourcesink does, and is logged;
@@ -98,18 +106,9 @@ class Sink:
 
     def _request(self, memory: memoryview) -> Request:
         if self._expected is None:
-            return Request(memory, on_complete=self._took)
+            return Request(memory, on_complete=self._again)
         memory[:] = self._poison
         return Request(memory, on_complete=partial(self._check, memory))
-
-    def start(self) -> None:
-        """Queue everything."""
-        for request in self._requests:
-            self._endpoint.queue(request)
-
-    def _took(self, request: Request) -> None:
-        if _goes_on(request):
-            self._endpoint.queue(request)
 
     def _check(self, memory: memoryview, request: Request) -> None:
         if not _goes_on(request):

@@ -103,7 +103,7 @@ def test_usbip_vudc_breaks_the_rules_that_it_is_known_to_break(vudc: ConfigfsGad
         vudc.unbind()
         vudc.bind(UDC)
         # What it owes to a host that has left outlives even that, and would spoil the next rule.
-        anyio.run(VudcExport(UDC).rinse)
+        anyio.run(VudcExport(UDC).prepare)
 
     with usbipd("--device") as port:
         judge("usbip-vudc", port, UDC, VUDC_RULES, recover)

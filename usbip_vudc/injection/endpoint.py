@@ -93,9 +93,7 @@ class InjectedEndpoint(WrappedEndpoint):
         """As the seam says; the plan decides what becomes of it."""
         if self._is_over:
             return self._inner.queue(request)
-        if request.queued:
-            raise LocalProtocolError(f"{self.role}: {request!r} is queued already")
-        request.queued, request.done, request.actual, request.error = True, False, 0, None
+        request.begin(self.role)
         job = Job(request, self._transfer(request))
         job.before = self._own.injector.actions(job.transfer, BEFORE)
         self._jobs.append(job)
